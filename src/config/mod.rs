@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One virtual machine as plain data: what the operator asked for, nothing live.
+//!
+//! The tool side opens every file and passes descriptors, so the process that runs
+//! the guest opens no path: `HostFile::fd` is a descriptor number that process inherits.
+
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+
+/// Most vCPUs a machine may have: the MP table's 8-bit APIC ids, less the I/O APIC's.
+pub const MAX_CPUS: u32 = 254;
+/// Below this no Linux kernel reaches its init.
+pub const MIN_MEMORY: u64 = 16 << 20;
+
+/// An open file of the host, with the name its user knows it by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFile {
+    pub path: PathBuf,
+    pub fd: RawFd,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmConfig {
+    /// Shown in messages and as the process title.
+    pub name: String,
+    pub cpus: u32,
+    /// Bytes of guest RAM.
+    pub memory: u64,
+    pub boot: Boot,
+    pub drives: Vec<Drive>,
+    pub vsock: Option<Vsock>,
+    /// What the guest's serial port and virtio console are connected to.
+    pub console: Console,
+    pub rng: bool,
+    pub jail: bool,
+    /// An open /dev/kvm.
+    pub kvm: RawFd,
+    /// Send a mark for each step of start-up.
+    pub trace: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    pub kernel: HostFile,
+    pub initrd: Option<HostFile>,
+    /// What the operator wants on the command line; the machine appends its devices.
+    pub cmdline: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drive {
+    pub file: HostFile,
+    pub read_only: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vsock {
+    /// The guest's context id, 3 or more.
+    pub cid: u32,
+    /// Connections of the guest to a port of the host, each joined once to an open
+    /// stream socket.
+    pub host_ports: Vec<HostPort>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    pub port: u32,
+    pub fd: RawFd,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Console {
+    /// Output is kept for the last lines of a message, and goes nowhere else.
+    Quiet,
+    /// Output is also written to this descriptor, input read from the other.
+    Stdio { input: Option<RawFd>, output: RawFd },
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the process that runs a guest and the process that started it tell each other.
+//!
+//! One JSON document per message over a `SOCK_SEQPACKET` pair: the first, towards the
+//! machine, is its `VmConfig`; then `Request`s go in and `Report`s come out. The end of
+//! the socket is the end of the machine.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest message either side accepts, in bytes.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// End the machine now, without asking the guest.
+    Stop,
+    /// Send the console's last lines as a `Report::Console`.
+    Console,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// A step of start-up, in nanoseconds of CLOCK_MONOTONIC.
+    Mark { name: String, at: u64 },
+    /// The console's last lines, lossily decoded.
+    Console { tail: String },
+    /// The guest's kernel panicked; the machine ends when the guest resets or is stopped.
+    Panicked { message: String },
+    /// The last report.
+    Ended(End),
+}
+
+/// How a machine came to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest asked for a reset, which ends a husk.
+    Reset,
+    /// A triple fault that was no request: the kernel lost its way.
+    TripleFault { rip: u64 },
+    /// The host asked for it.
+    Stopped,
+    /// An instruction neither the CPU, KVM nor husk completes.
+    Unhandled {
+        instruction: String,
+        bytes: Vec<u8>,
+        rip: u64,
+    },
+    /// husk or the host failed; one line, causes included.
+    Failed { message: String },
+}

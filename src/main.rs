@@ -1,0 +1,2 @@
+//! The `husk` command.
+fn main() {}
