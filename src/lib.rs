@@ -9,3 +9,10 @@ pub mod bus;
 pub mod events;
 pub mod irq;
 pub mod memory;
+pub mod sys;
+
+pub mod kvm;
+
+pub mod arch;
+
+pub mod boot;
