@@ -13,6 +13,8 @@ pub mod sys;
 
 pub mod kvm;
 
+pub mod jail;
+
 pub mod arch;
 
 pub mod boot;
