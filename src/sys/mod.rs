@@ -2,5 +2,6 @@
 //! System calls no crate wraps well, each behind a safe function.
 
 pub mod clock;
+pub mod descriptors;
 pub mod namespaces;
 pub mod seqpacket;

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The exit loop of a `vcpu-N` thread: the guest stops, one match answers, it runs on.
+
+use super::marks::Marks;
+use super::outcome::Outcome;
+use crate::arch::{assist, completion};
+use crate::bus::Bus;
+use crate::control::End;
+use crate::kvm::{Exit, KvmError, Vcpu};
+use crate::memory::GuestRam;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// What all vCPU threads of a machine share.
+pub struct Shared {
+    pub ports: Bus,
+    pub mmio: Bus,
+    pub ram: Arc<GuestRam>,
+    pub outcome: Arc<Outcome>,
+    pub marks: Arc<Marks>,
+    /// Ring 0 of this guest is interpreted: help it along.
+    pub assisted: bool,
+}
+
+/// Starts the thread. It ends with the machine, after which the process does.
+pub fn spawn(mut vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(format!("vcpu-{}", vcpu.index()))
+        .spawn(move || {
+            if vcpu.index() == 0 {
+                shared.marks.mark("first guest instruction");
+            }
+            if shared.assisted {
+                vcpu.share_regs();
+            }
+            let end = run(&mut vcpu, &shared);
+            shared.outcome.tell(end);
+        })
+}
+
+/// What follows an exit, once nothing of it is borrowed any more.
+enum Next {
+    Run,
+    Assist,
+    Complete,
+    TripleFault,
+}
+
+fn run(vcpu: &mut Vcpu, shared: &Shared) -> End {
+    loop {
+        let next = match vcpu.run() {
+            Ok(Exit::PortWrite(assist::PORT, [_])) if shared.assisted => Next::Assist,
+            Ok(Exit::PortWrite(port, data)) => {
+                shared.ports.write(port.into(), data);
+                Next::Run
+            }
+            Ok(Exit::PortRead(port, data)) => {
+                read_ports(&shared.ports, port, data);
+                Next::Run
+            }
+            Ok(Exit::MmioRead(address, data)) => {
+                shared.mmio.read(address, data);
+                Next::Run
+            }
+            Ok(Exit::MmioWrite(address, data)) => {
+                shared.mmio.write(address, data);
+                Next::Run
+            }
+            Ok(Exit::Again) => Next::Run,
+            Ok(Exit::Shutdown) => Next::TripleFault,
+            Ok(Exit::Emulation) => Next::Complete,
+            Ok(Exit::Refused(reason)) => {
+                return failed(format!("the processor refuses the guest's state: {reason:#x}"));
+            }
+            Ok(Exit::Unknown(exit)) => return failed(format!("KVM gave up: {exit}")),
+            Err(error) => return error_end(&error),
+        };
+        if let Some(end) = follow(next, vcpu, shared) {
+            return end;
+        }
+        // A device may have ended the machine, on this very exit.
+        if let Some(end) = shared.outcome.end() {
+            return end;
+        }
+    }
+}
+
+fn follow(next: Next, vcpu: &mut Vcpu, shared: &Shared) -> Option<End> {
+    match next {
+        Next::Run => None,
+        Next::Assist => {
+            let mut regs = vcpu.shared_regs();
+            assist::perform(&mut regs, &shared.ram);
+            vcpu.set_shared_regs(regs);
+            None
+        }
+        Next::Complete => complete(vcpu, &shared.ram),
+        Next::TripleFault => Some(match vcpu.regs() {
+            Ok(regs) => End::TripleFault { rip: regs.rip },
+            Err(error) => error_end(&error),
+        }),
+    }
+}
+
+/// `rep ins` brings several accesses at once; all our devices answer byte by byte there.
+fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
+    if matches!(data.len(), 1 | 2 | 4) {
+        ports.read(port.into(), data);
+    } else {
+        for byte in data.chunks_mut(1) {
+            ports.read(port.into(), byte);
+        }
+    }
+}
+
+fn complete(vcpu: &mut Vcpu, ram: &GuestRam) -> Option<End> {
+    None
+}
+
+fn error_end(error: &KvmError) -> End {
+    failed(format!("{error}: {}", error.source))
+}
+
+fn failed(message: String) -> End {
+    End::Failed { message }
+}
