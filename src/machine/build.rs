@@ -111,3 +111,39 @@ pub fn build(
         log,
     })
 }
+
+fn create_vm(
+    config: &VmConfig,
+    kvm: OwnedFd,
+    ram: &Arc<GuestRam>,
+    marks: &Marks,
+) -> Result<Vm, BuildError> {
+    let vm = Vm::new(kvm, Arc::clone(ram))?;
+    marks.mark("VM made");
+    let most = vm.max_vcpus();
+    if usize::try_from(config.cpus).map_or(true, |wanted| wanted > most) {
+        return Err(BuildError::Cpus {
+            wanted: config.cpus,
+            most,
+        });
+    }
+    vm.create_irqchip()?;
+    vm.create_pit()?;
+    marks.mark("interrupt controllers made");
+    Ok(vm)
+}
+
+fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Vcpu>, KvmError> {
+    let supported = vm.supported_cpuid()?;
+    let mut vcpus = Vec::with_capacity(cpus.into());
+    for index in 0..cpus {
+        let vcpu = vm.create_vcpu(index.into())?;
+        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, host))?;
+        arch::vcpu::prepare(&vcpu)?;
+        if index == 0 {
+            arch::vcpu::enter(&vcpu, entry)?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}

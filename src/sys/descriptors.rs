@@ -15,17 +15,14 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// The open descriptor `fd`, closed at execve from now on. A number below 3 is
-    /// duplicated: the standard streams stay.
+    /// The open descriptor `fd`, closed at execve from now on. The standard streams cannot be
+    /// taken.
     pub fn take(&mut self, fd: RawFd) -> io::Result<OwnedFd> {
-        if fd < 0 || !self.taken.insert(fd) {
+        if fd <= libc::STDERR_FILENO || !self.taken.insert(fd) {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
         // SAFETY: only borrowed for the call, which fails with EBADF if it is not open.
         let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-        if fd <= libc::STDERR_FILENO {
-            return borrowed.try_clone_to_owned();
-        }
         fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         // SAFETY: it is open, was inherited and so belongs to no object of this process, and
         // `taken` sees to it that it is handed out once.

@@ -18,7 +18,8 @@ pub struct Birth<'a> {
     /// This program, opened with O_PATH or for reading.
     pub program: &'a OwnedFd,
     pub arguments: &'a [CString],
-    /// Descriptors that stay open across execve, by their present numbers.
+    /// Descriptors that stay open across execve, by their present numbers, all above 2: the
+    /// standard streams of the child are /dev/null. Every other descriptor is closed.
     pub keep: &'a [RawFd],
     /// User, mount, PID, network, IPC and UTS namespaces of its own.
     pub namespaces: bool,
@@ -51,6 +52,7 @@ pub fn spawn(birth: &Birth) -> io::Result<Child> {
         birth.arguments.iter().map(|arg| arg.as_ptr()).collect();
     arguments.push(ptr::null());
     let (gate_read, gate_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut pidfd: RawFd = -1;
     let flags = libc::CLONE_PIDFD | if birth.namespaces { NAMESPACES } else { 0 };
 
@@ -78,6 +80,7 @@ pub fn spawn(birth: &Birth) -> io::Result<Child> {
             libc::close(gate_write.as_raw_fd());
             child(
                 gate_read.as_raw_fd(),
+                null.as_raw_fd(),
                 birth.program.as_raw_fd(),
                 &arguments,
                 birth.keep,
@@ -121,6 +124,7 @@ fn map_ids(pid: i32) -> io::Result<()> {
 /// Only in the child of a fork, with pointers made before it. Async-signal-safe calls only.
 unsafe fn child(
     gate: RawFd,
+    null: RawFd,
     program: RawFd,
     arguments: &[*const libc::c_char],
     keep: &[RawFd],
@@ -142,6 +146,16 @@ unsafe fn child(
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        for stream in 0..3 {
+            libc::dup2(null, stream);
+        }
+        // Linux 5.11; the descriptors of an older kernel's child stay as their flags say.
+        libc::syscall(
+            libc::SYS_close_range,
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
         for &fd in keep {
             libc::fcntl(fd, libc::F_SETFD, 0);
         }

@@ -32,6 +32,7 @@ pub fn run(control: RawFd) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    tell_panics(&socket);
     let end = match serve(&socket, &mut inherited) {
         Ok(end) => end,
         Err(error) => End::Failed {
@@ -42,6 +43,17 @@ pub fn run(control: RawFd) -> ExitCode {
     // If nobody listens any more there is nobody to tell.
     let _ = send(&socket, &Report::Ended(end));
     code
+}
+
+/// The standard streams are /dev/null here: a fault of our own is told like any other end.
+fn tell_panics(socket: &Arc<SeqPacket>) {
+    let socket = Arc::clone(socket);
+    std::panic::set_hook(Box::new(move |info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed").to_owned();
+        let message = format!("husk has a fault, in thread {name}: {info}").replace('\n', " ");
+        let _ = send(&socket, &Report::Ended(End::Failed { message }));
+    }));
 }
 
 fn send(socket: &SeqPacket, report: &Report) -> io::Result<()> {
@@ -88,6 +100,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<End, Box<
     let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome));
     events.add(Arc::clone(&desk) as Arc<dyn Source>);
     let running = machine.start()?;
+    report_marks(socket, &marks);
 
     let end = loop {
         if let Some(end) = running.end() {

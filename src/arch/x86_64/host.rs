@@ -34,4 +34,16 @@ impl HostKind {
     pub fn interprets_ring0(self) -> bool {
         self == Self::Pvm
     }
+
+    /// Words for the kernel's command line. Where ring 0 is interpreted, features whose
+    /// instructions leave KVM at every use, or move bytes one by one, are hidden from the
+    /// kernel (KVM shows some of them whatever its CPUID table says), and block operations
+    /// are asked of us (`assist`).
+    pub fn kernel_words(self) -> &'static [&'static str] {
+        if self.interprets_ring0() {
+            &["clearcpuid=smap,popcnt,cx16,erms,fsrm", "husk.assist=1"]
+        } else {
+            &[]
+        }
+    }
 }
