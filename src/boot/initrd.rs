@@ -3,11 +3,11 @@
 
 use super::kernel::Kernel;
 use crate::arch::layout;
-use crate::memory::GuestRam;
+use crate::memory::{self, GuestRam};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use vm_memory::{Address as _, Bytes as _, GuestAddress, GuestMemoryBackend as _};
+use vm_memory::{Address as _, GuestAddress, GuestMemoryBackend as _};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InitrdError {
@@ -21,14 +21,12 @@ pub enum InitrdError {
         "is {size} bytes, and only {room} of the guest's memory are left for it: give it more memory"
     )]
     NoRoom { size: u64, room: u64 },
-    #[error("was cut short while it was read")]
-    Truncated,
 }
 
 const PAGE: u64 = 4096;
 
-/// Copies the file to the top of low memory, below what the kernel can address.
-pub fn load(ram: &GuestRam, mut file: File, kernel: &Kernel) -> Result<Range<u64>, InitrdError> {
+/// Maps the file to the top of low memory, below what the kernel can address.
+pub fn load(ram: &GuestRam, file: &File, kernel: &Kernel) -> Result<Range<u64>, InitrdError> {
     let metadata = file.metadata().map_err(InitrdError::Read)?;
     if !metadata.is_file() {
         return Err(InitrdError::NotAFile);
@@ -48,9 +46,7 @@ pub fn load(ram: &GuestRam, mut file: File, kernel: &Kernel) -> Result<Range<u64
             size,
             room: top.saturating_sub(bottom),
         })?;
-    let length = usize::try_from(size).map_err(|_| InitrdError::NoRoom { size, room: 0 })?;
-    ram.read_exact_volatile_from(GuestAddress(start), &mut file, length)
-        .map_err(|_| InitrdError::Truncated)?;
+    memory::place(ram, file, 0, GuestAddress(start), size).map_err(InitrdError::Read)?;
     Ok(start..start + size)
 }
 
@@ -59,6 +55,7 @@ mod tests {
     use super::*;
     use crate::arch::boot::Entry;
     use std::io::{Seek as _, Write as _};
+    use vm_memory::Bytes as _;
 
     fn file(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().expect("a temporary file");
@@ -80,14 +77,14 @@ mod tests {
     fn it_lies_page_aligned_at_the_top() {
         let ram = crate::memory::anonymous(8 << 20, &layout::HOLE).expect("8 MiB");
         let bytes = vec![7; 5000];
-        let at = load(&ram, file(&bytes), &kernel(4 << 20, u64::MAX)).expect("room");
+        let at = load(&ram, &file(&bytes), &kernel(4 << 20, u64::MAX)).expect("room");
         assert_eq!(at, (8 << 20) - 8192..(8 << 20) - 8192 + 5000);
         let mut back = vec![0; 5000];
         ram.read_slice(&mut back, GuestAddress(at.start))
             .expect("RAM");
         assert_eq!(back, bytes);
 
-        let low = load(&ram, file(&bytes), &kernel(4 << 20, 5 << 20)).expect("room");
+        let low = load(&ram, &file(&bytes), &kernel(4 << 20, 5 << 20)).expect("room");
         assert!(low.end <= 5 << 20, "the kernel's own limit holds");
     }
 
@@ -96,7 +93,7 @@ mod tests {
         let ram = crate::memory::anonymous(8 << 20, &layout::HOLE).expect("8 MiB");
         let small = kernel((8 << 20) - 4096, u64::MAX);
         assert!(matches!(
-            load(&ram, file(&[1; 5000]), &small),
+            load(&ram, &file(&[1; 5000]), &small),
             Err(InitrdError::NoRoom {
                 size: 5000,
                 room: 4096
@@ -105,11 +102,11 @@ mod tests {
         let sparse = file(&[]);
         sparse.set_len(1 << 40).expect("a sparse file");
         assert!(matches!(
-            load(&ram, sparse, &kernel(0, u64::MAX)),
+            load(&ram, &sparse, &kernel(0, u64::MAX)),
             Err(InitrdError::NoRoom { .. })
         ));
         assert!(matches!(
-            load(&ram, file(&[]), &small),
+            load(&ram, &file(&[]), &small),
             Err(InitrdError::Empty)
         ));
     }

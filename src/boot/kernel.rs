@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Recognises a kernel's file, refuses what cannot boot with the reason, and loads the rest
-//! with `linux-loader`.
+//! Recognises a kernel's file, refuses what cannot boot with the reason, and loads the rest: a
+//! bzImage with `linux-loader`, the segments of an ELF file by mapping them.
 
 use crate::arch::boot::Entry;
 use crate::arch::layout;
-use crate::memory::GuestRam;
+use crate::memory::{self, GuestRam};
 use linux_loader::loader::bootparam::setup_header;
-use linux_loader::loader::{BzImage, Elf, KernelLoader as _, KernelLoaderResult};
+use linux_loader::loader::{BzImage, KernelLoader as _, KernelLoaderResult};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -69,15 +69,7 @@ pub fn load(ram: &GuestRam, mut file: File) -> Result<Kernel, KernelError> {
             file: metadata.len(),
             ram,
         };
-        check_elf(&file, &head[..got], &size)?;
-        let loaded = Elf::load(
-            ram,
-            None,
-            &mut file,
-            Some(GuestAddress(layout::HIGH_MEMORY)),
-        )
-        .map_err(KernelError::Load)?;
-        Ok(elf(&loaded))
+        elf(&file, &head[..got], &size)
     } else if got == BZIMAGE_HEADER && &head[0x202..0x206] == b"HdrS" {
         let size = Size {
             file: metadata.len(),
@@ -89,17 +81,6 @@ pub fn load(ram: &GuestRam, mut file: File) -> Result<Kernel, KernelError> {
         bzimage(&loaded)
     } else {
         Err(KernelError::Unknown)
-    }
-}
-
-fn elf(loaded: &KernelLoaderResult) -> Kernel {
-    Kernel {
-        entry: Entry {
-            address: loaded.kernel_load.raw_value(),
-        },
-        end: loaded.kernel_end,
-        initrd_limit: u64::from(u32::MAX),
-        header: None,
     }
 }
 
@@ -150,16 +131,52 @@ impl Size<'_> {
     }
 }
 
-fn check_elf(file: &File, head: &[u8], size: &Size) -> Result<(), KernelError> {
+/// A segment the file says is to be loaded, after every check.
+struct Segment {
+    offset: u64,
+    physical: u64,
+    in_file: u64,
+    in_memory: u64,
+}
+
+fn elf(file: &File, head: &[u8], size: &Size) -> Result<Kernel, KernelError> {
+    let segments = segments(file, head, size)?;
+    let entry = le(head, 24, 8);
+    if !segments
+        .iter()
+        .any(|segment| (segment.physical..segment.physical + segment.in_file).contains(&entry))
+    {
+        return Err(KernelError::Damaged(
+            "its entry point lies in none of its segments",
+        ));
+    }
+    let mut end = 0;
+    for segment in &segments {
+        let at = GuestAddress(segment.physical);
+        memory::place(size.ram, file, segment.offset, at, segment.in_file)
+            .map_err(KernelError::Read)?;
+        end = end.max(segment.physical + segment.in_memory);
+    }
+    Ok(Kernel {
+        entry: Entry { address: entry },
+        end,
+        initrd_limit: u64::from(u32::MAX),
+        header: None,
+    })
+}
+
+fn segments(file: &File, head: &[u8], size: &Size) -> Result<Vec<Segment>, KernelError> {
+    const LOAD: u64 = 1;
     size.check_file(ELF_HEADER as u64)?;
     match (head[4], head[5], le(head, 18, 2)) {
         (1, _, _) => return Err(KernelError::Foreign("it is 32-bit")),
         (_, 2, _) => return Err(KernelError::Foreign("it is big-endian")),
         (2, 1, 62) => {}
         (2, 1, _) => return Err(KernelError::Foreign("it is for another architecture")),
-        _ => return Err(KernelError::Damaged("its ELF identification is unknown")),
+        _ => {
+            return Err(KernelError::Damaged("its ELF identification is unknown"));
+        }
     }
-    let entry = le(head, 24, 8);
     let table = le(head, 32, 8);
     let count = u16::try_from(le(head, 56, 2)).unwrap_or(u16::MAX);
     if le(head, 54, 2) != PROGRAM_HEADER as u64 || count == 0 || count > MAX_SEGMENTS {
@@ -174,39 +191,34 @@ fn check_elf(file: &File, head: &[u8], size: &Size) -> Result<(), KernelError> {
     size.check_file(end)?;
     let mut headers = vec![0; usize::from(count) * PROGRAM_HEADER];
     read_up_to(file, &mut headers, table)?;
-    let mut entered = false;
-    for header in headers.chunks_exact(PROGRAM_HEADER) {
-        entered |= check_segment(header, entry, size)?;
-    }
-    if !entered {
-        return Err(KernelError::Damaged(
-            "its entry point lies in none of its segments",
-        ));
-    }
-    Ok(())
+    headers
+        .chunks_exact(PROGRAM_HEADER)
+        .filter(|header| le(header, 0, 4) == LOAD)
+        .map(|header| segment(header, size))
+        .collect()
 }
 
-/// Whether the segment holds the entry point.
-fn check_segment(header: &[u8], entry: u64, size: &Size) -> Result<bool, KernelError> {
-    const LOAD: u64 = 1;
+fn segment(header: &[u8], size: &Size) -> Result<Segment, KernelError> {
     const OVERFLOW: KernelError = KernelError::Damaged("a segment lies beyond any memory");
-    let (kind, offset, physical) = (le(header, 0, 4), le(header, 8, 8), le(header, 24, 8));
-    let (in_file, in_memory) = (le(header, 32, 8), le(header, 40, 8));
-    if kind != LOAD {
-        return Ok(false);
-    }
-    size.check_file(offset.checked_add(in_file).ok_or(OVERFLOW)?)?;
-    if in_memory < in_file {
+    let segment = Segment {
+        offset: le(header, 8, 8),
+        physical: le(header, 24, 8),
+        in_file: le(header, 32, 8),
+        in_memory: le(header, 40, 8),
+    };
+    let file_end = segment.offset.checked_add(segment.in_file);
+    size.check_file(file_end.ok_or(OVERFLOW)?)?;
+    if segment.in_memory < segment.in_file {
         return Err(KernelError::Damaged(
             "a segment is larger in the file than in memory",
         ));
     }
-    let end = physical.checked_add(in_memory).ok_or(OVERFLOW)?;
-    size.check_memory(end)?;
-    if in_memory > 0 && physical < layout::HIGH_MEMORY {
+    let end = segment.physical.checked_add(segment.in_memory);
+    size.check_memory(end.ok_or(OVERFLOW)?)?;
+    if segment.in_memory > 0 && segment.physical < layout::HIGH_MEMORY {
         return Err(KernelError::Damaged("a segment lies below 1 MiB"));
     }
-    Ok((physical..physical + in_file).contains(&entry))
+    Ok(segment)
 }
 
 fn check_bzimage(head: &[u8], size: &Size) -> Result<(), KernelError> {

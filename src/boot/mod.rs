@@ -50,7 +50,7 @@ pub fn load(
     mark("kernel loaded");
     let initrd = match (files.initrd, &config.initrd) {
         (Some(file), Some(from)) => {
-            let range = initrd::load(ram, file, &kernel)
+            let range = initrd::load(ram, &file, &kernel)
                 .map_err(|error| BootError::Initrd(name(from), error))?;
             mark("initrd loaded");
             Some(range)

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest RAM: where it lies in guest-physical space and what backs it on the host.
 
+mod file;
+
+pub use file::place;
+
 use std::ops::Range;
 use vm_memory::GuestAddress;
 
