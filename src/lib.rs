@@ -9,3 +9,8 @@ pub mod bus;
 pub mod events;
 pub mod irq;
 pub mod memory;
+pub mod telemetry;
+
+pub mod virtio;
+
+pub mod devices;
