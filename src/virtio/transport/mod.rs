@@ -6,3 +6,6 @@ mod core;
 mod mmio;
 
 pub use mmio::{Milestone, Mmio, Observer, QUEUE_NOTIFY, SIZE};
+
+#[cfg(test)]
+mod tests;
