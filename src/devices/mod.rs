@@ -2,3 +2,7 @@
 //! The devices.
 
 pub mod blk;
+pub mod console_log;
+pub mod reset;
+pub mod serial;
+mod stdio;

@@ -141,7 +141,7 @@ impl Blk {
         act: fn(&Backend, &mut Buffers<'_>, u64) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let length = data.len();
-        if length > MAX_REQUEST || length as u64 % SECTOR != 0 {
+        if length > MAX_REQUEST || !(length as u64).is_multiple_of(SECTOR) {
             return Err(Failure::Io);
         }
         let capacity = self.backend.len() / SECTOR * SECTOR;

@@ -15,7 +15,7 @@ struct Disk {
 impl Disk {
     fn new(length: u64, read_only: bool, features: u64) -> Self {
         let mut file = tempfile::tempfile().expect("file");
-        let bytes: Vec<u8> = (0..length).map(|at| pattern(at)).collect();
+        let bytes: Vec<u8> = (0..length).map(pattern).collect();
         file.write_all(&bytes).expect("room");
         let other = file.try_clone().expect("dup");
         let blk = Blk::new(other, read_only, "root-disk").expect("a file has a length");

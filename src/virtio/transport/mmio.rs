@@ -258,7 +258,7 @@ impl bus::Device for Mmio {
     fn read(&self, offset: u64, data: &mut [u8]) {
         if offset >= CONFIG {
             self.lock().device.config(offset - CONFIG, data);
-        } else if data.len() == 4 && offset % 4 == 0 {
+        } else if data.len() == 4 && offset.is_multiple_of(4) {
             data.copy_from_slice(&self.read_register(offset).to_le_bytes());
         } else {
             // Section 4.2.2.2: the driver only makes aligned 32-bit accesses here.
@@ -272,7 +272,7 @@ impl bus::Device for Mmio {
             return;
         }
         let result = match <[u8; 4]>::try_from(data) {
-            Ok(bytes) if offset % 4 == 0 => self.write_register(offset, u32::from_le_bytes(bytes)),
+            Ok(bytes) if offset.is_multiple_of(4) => self.write_register(offset, u32::from_le_bytes(bytes)),
             _ => Err(GuestFault::Register(offset)),
         };
         if let Err(fault) = result {
