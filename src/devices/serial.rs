@@ -193,16 +193,15 @@ impl Inner {
             }
             let mut data = [0; 64];
             let room = room.min(data.len());
-            match self.input.read(&mut data[..room], watch) {
+            match self.input.read(&mut data[..room]) {
                 Got::Bytes(count) => {
                     // There is room, and no loop: everything is taken.
                     let _ = self.uart.enqueue_raw_bytes(&data[..count]);
                 }
-                Got::Later => {
+                Got::Later | Got::End => {
                     self.input.listen(true, watch);
                     return;
                 }
-                Got::End => return,
             }
         }
     }

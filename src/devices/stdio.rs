@@ -55,41 +55,49 @@ impl Watched {
 }
 
 /// Where a console's input comes from. Without a descriptor there is none.
-pub struct Input(Option<(OwnedFd, Watched)>);
+pub struct Input {
+    fd: Option<OwnedFd>,
+    watched: Option<Watched>,
+    ended: bool,
+}
 
 impl Input {
     #[must_use]
     pub fn new(fd: Option<OwnedFd>, token: Token) -> Self {
-        Self(fd.map(|fd| {
-            let watched = Watched::new(&fd, token, EventSet::IN);
-            (fd, watched)
-        }))
+        let watched = fd.as_ref();
+        let watched = watched.map(|fd| Watched::new(fd, token, EventSet::IN));
+        let ended = fd.is_none();
+        Self { fd, watched, ended }
     }
 
-    /// Reads what is there. The end comes once; from then on nothing is watched.
-    pub fn read(&mut self, data: &mut [u8], watch: &mut dyn Watch) -> Got {
-        let Some((fd, watched)) = &mut self.0 else {
-            return Got::End;
+    /// Reads what is there into `data`, which is not empty.
+    pub fn read(&mut self, data: &mut [u8]) -> Got {
+        let fd = match &self.fd {
+            Some(fd) if !self.ended => fd,
+            _ => return Got::End,
         };
         if !is_ready(fd.as_fd(), PollFlags::POLLIN, PollTimeout::ZERO) {
             return Got::Later;
         }
-        match nix::unistd::read(&*fd, data) {
+        match nix::unistd::read(fd, data) {
             Ok(count) if count > 0 => Got::Bytes(count),
             Err(Errno::EAGAIN | Errno::EINTR) => Got::Later,
             // End of file, or a terminal that is gone.
             Ok(_) | Err(_) => {
-                watched.set(false, watch);
-                self.0 = None;
+                self.ended = true;
                 Got::End
             }
         }
     }
 
-    /// Whether to be told of input. Off while the guest has no room for it.
+    /// Whether to be told of input: not while the guest has no room for it, nor once it ended.
     pub fn listen(&mut self, on: bool, watch: &mut dyn Watch) {
-        if let Some((_, watched)) = &mut self.0 {
-            watched.set(on, watch);
+        if let Some(watched) = &mut self.watched {
+            watched.set(on && !self.ended, watch);
+        }
+        if self.ended {
+            self.watched = None;
+            self.fd = None;
         }
     }
 }

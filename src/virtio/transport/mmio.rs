@@ -272,7 +272,9 @@ impl bus::Device for Mmio {
             return;
         }
         let result = match <[u8; 4]>::try_from(data) {
-            Ok(bytes) if offset.is_multiple_of(4) => self.write_register(offset, u32::from_le_bytes(bytes)),
+            Ok(bytes) if offset.is_multiple_of(4) => {
+                self.write_register(offset, u32::from_le_bytes(bytes))
+            }
             _ => Err(GuestFault::Register(offset)),
         };
         if let Err(fault) = result {
