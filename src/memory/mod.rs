@@ -2,6 +2,7 @@
 //! Guest RAM: where it lies in guest-physical space and what backs it on the host.
 
 mod file;
+pub mod vectored;
 
 pub use file::place;
 
