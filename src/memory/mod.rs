@@ -3,3 +3,5 @@
 
 /// Guest RAM as devices and boot code see it: every access is checked against the layout.
 pub type GuestRam = vm_memory::GuestMemoryMmap<()>;
+
+pub mod atomic;
