@@ -2,8 +2,11 @@
 //! KVM as the machine uses it: a virtual machine, its vCPUs, and nothing that can be
 //! called in the wrong order.
 
+pub mod failure;
+pub mod random;
 mod vcpu;
 mod vm;
+pub mod xsave;
 
 pub use vcpu::{Exit, Vcpu};
 pub use vm::{CreateVm, Vm};

@@ -3,6 +3,7 @@
 
 pub mod assist;
 pub mod boot;
+pub mod completion;
 pub mod cpuid;
 pub mod host;
 pub mod layout;

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Each handler against the processor this test runs on: the instruction is executed natively
+//! on the same registers, flags, memory and extended state, and every bit must agree.
+
+mod control;
+mod fuzz;
+mod guest;
+mod integer;
+mod native;
+mod paging;
+mod vectors;
+mod world;
+mod xsave;
