@@ -2,6 +2,9 @@
 //! The map of the house, in reading order: each module may use only what stands above it
 //! or in its row of the layer table (`tests/tidy.rs`).
 
+pub mod sys;
+pub mod units;
+
 pub mod config;
 pub mod control;
 

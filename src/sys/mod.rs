@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//! System calls no crate wraps well, each behind a safe function.
+
+pub mod probe;
+pub mod tty;
