@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! System calls no crate wraps well, each behind a safe function.
 
+pub mod child;
 pub mod probe;
 pub mod tty;
