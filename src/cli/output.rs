@@ -150,16 +150,6 @@ impl ColorWhen {
     }
 }
 
-impl From<ColorWhen> for clap::ColorChoice {
-    fn from(when: ColorWhen) -> Self {
-        match when {
-            ColorWhen::Auto => Self::Auto,
-            ColorWhen::Always => Self::Always,
-            ColorWhen::Never => Self::Never,
-        }
-    }
-}
-
 /// The styles husk uses; all empty where colour is off.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {

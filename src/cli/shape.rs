@@ -122,7 +122,10 @@ pub mod tests {
     fn everything_wrong_is_told_at_once() {
         let both = check("0", "0").expect_err("problems");
         assert_eq!(both.len(), 2, "{both:?}");
-        assert!(both[0].contains("1 to 254"), "{both:?}");
+        assert!(
+            both[0].contains("too few, a machine has 1 to 254"),
+            "{both:?}"
+        );
         assert!(both[1].contains("16 MiB"), "{both:?}");
     }
 

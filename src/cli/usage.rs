@@ -49,30 +49,19 @@ pub fn command() -> Command {
 
 /// Answers what clap did not accept, or `--help` and `--version`.
 pub fn answer(error: &clap::Error, words: &[OsString]) -> ExitStatus {
-    let color = color_asked(words);
-    let printer = Printer::new(color);
+    let printer = Printer::new(color_asked(words));
     if matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     ) {
-        return help(words, color, error, &printer);
+        return help(error, &printer);
     }
     let verb = verb_of(words);
     printer.fail(&Failure::from(problem(error, &verb)), &verb)
 }
 
-fn help(
-    words: &[OsString],
-    color: ColorWhen,
-    error: &clap::Error,
-    printer: &Printer,
-) -> ExitStatus {
-    // clap decides on colour when it builds its answer, so it is asked again in that one.
-    let again = command()
-        .color(color.into())
-        .try_get_matches_from(words)
-        .err();
-    let styled = again.as_ref().unwrap_or(error).render();
+fn help(error: &clap::Error, printer: &Printer) -> ExitStatus {
+    let styled = error.render();
     let text = if printer.data.off.is_empty() {
         styled.to_string()
     } else {

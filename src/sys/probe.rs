@@ -170,14 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_changes_no_namespace_of_its_caller() {
-        let names = || {
-            ["user", "mnt", "pid", "net", "ipc"]
-                .map(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).ok())
-        };
-        let before = names();
-        let _ = user_namespace();
-        let _ = jail_namespaces();
-        assert_eq!(names(), before);
+    fn namespaces_are_tried_in_a_process_of_their_own() {
+        // A process of several threads, such as this one, gets EINVAL (unshare(2)).
+        assert_ne!(user_namespace(), Err(Errno::EINVAL));
+        assert_ne!(jail_namespaces(), Err(Errno::EINVAL));
     }
 }

@@ -285,6 +285,11 @@ mod tests {
             check(&["--trace=json", "img"]).expect("a request").trace,
             Some(TraceFormat::Json)
         );
+        let bare = check(&["--trace", "img"]).expect("a request");
+        assert_eq!(
+            (bare.trace, bare.image.as_str()),
+            (Some(TraceFormat::Text), "img")
+        );
         assert_eq!(check(&["img"]).expect("a request").trace, None);
     }
 
