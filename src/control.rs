@@ -42,11 +42,8 @@ pub enum End {
     /// The host asked for it.
     Stopped,
     /// An instruction neither the CPU, KVM nor husk completes.
-    Unhandled {
-        instruction: String,
-        bytes: Vec<u8>,
-        rip: u64,
-    },
+    /// One line that names it, its bytes and its address.
+    Unhandled { message: String },
     /// husk or the host failed; one line, causes included.
     Failed { message: String },
 }

@@ -2,11 +2,16 @@
 //! The map of the house, in reading order: each module may use only what its row of the
 //! layer table in docs/architecture.md lists (`tests/tidy.rs` holds it to that).
 
-pub mod config;
-pub mod control;
+// Words both sides share.
+pub mod units;
+
 pub mod sys;
 pub mod telemetry;
 
+pub mod config;
+pub mod control;
+
+// The VMM side: everything that runs inside the jail.
 pub mod bus;
 pub mod events;
 pub mod irq;
@@ -21,3 +26,12 @@ pub mod arch;
 pub mod devices;
 
 pub mod boot;
+
+pub mod machine;
+
+pub mod vmm;
+
+// The tool side: everything outside the jail.
+pub mod instance;
+
+pub mod cli;

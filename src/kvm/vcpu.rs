@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One vCPU and the exits a machine acts on. Owned by its `vcpu-N` thread once it runs.
 
+use super::failure::{self, InstructionBytes};
 use super::{KvmError, Naming as _};
 use kvm_bindings::{CpuId, Msrs, kvm_lapic_state, kvm_regs, kvm_sregs};
 use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
@@ -39,8 +40,14 @@ impl Vcpu {
     }
 
     /// For instruction completion, which reads and writes all of a stopped vCPU.
-    pub fn fd_mut(&mut self) -> &mut VcpuFd {
-        &mut self.fd
+    pub fn fd(&self) -> &VcpuFd {
+        &self.fd
+    }
+
+    /// The instruction KVM gave up at, after `Exit::Emulation`; `None` if that exit was for
+    /// another reason.
+    pub fn emulation_failure(&mut self) -> Option<InstructionBytes> {
+        failure::emulation_failure(self.fd.get_kvm_run())
     }
 
     /// Runs the guest until it needs something.

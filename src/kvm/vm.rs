@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes an address")]
 
 use super::vcpu::Vcpu;
+use super::xsave::{XsaveBuffer, XsaveError};
 use super::{KvmError, Naming as _};
 use crate::memory::GuestRam;
 use kvm_bindings::{
@@ -95,6 +96,11 @@ impl Vm {
             .create_vcpu(u64::from(index))
             .named("KVM_CREATE_VCPU")?;
         Ok(Vcpu::new(index, fd))
+    }
+
+    /// Room for one vCPU's extended state, as large as this machine's processors have it.
+    pub fn xsave_buffer(&self) -> Result<XsaveBuffer, XsaveError> {
+        XsaveBuffer::new(&self.fd)
     }
 
     /// What this host's KVM can show a guest.

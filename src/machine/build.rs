@@ -4,22 +4,24 @@
 
 use super::marks::Marks;
 use super::outcome::Outcome;
-use super::{Machine, vcpu};
-use crate::arch::{self, host, layout, mptable};
+use super::wiring::Wiring;
+use super::vcpu::{self, Core};
+use super::Machine;
+use crate::arch::boot::Entry;
+use crate::arch::host::{self, HostKind};
+use crate::arch::{self, cpuid, layout, mptable};
 use crate::boot::{self, BootError};
-use crate::bus::{BusBuilder, Overlap};
+use crate::bus::Overlap;
 use crate::config::VmConfig;
-use crate::control::End;
-use crate::devices::{self, ConsoleLog, Reset, Serial};
-use crate::events::Source;
-use crate::irq::IrqLine;
-use crate::kvm::{CreateVm, KvmError, Vcpu, Vm};
+use crate::devices::console_log::{ConsoleLog, PanicHook};
+use crate::kvm::xsave::XsaveError;
+use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::{self, GuestRam, MapError};
-use crate::virtio::{Milestone, Mmio, VirtioDevice};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use vm_memory::GuestAddress;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -38,10 +40,12 @@ pub enum BuildError {
         name: &'static str,
         source: io::Error,
     },
-    #[error("{0} devices are more than there are interrupt lines for")]
-    Lines(usize),
+    #[error("there are more devices than interrupt lines")]
+    Lines,
     #[error(transparent)]
     Layout(#[from] Overlap),
+    #[error(transparent)]
+    Xsave(#[from] XsaveError),
     #[error(transparent)]
     MpTable(#[from] mptable::MpTableError),
 }
@@ -50,8 +54,9 @@ pub enum BuildError {
 pub struct Parts {
     pub kvm: OwnedFd,
     pub boot: boot::Files,
-    pub drives: Vec<std::fs::File>,
-    pub vsock: Vec<devices::HostPort>,
+    pub drives: Vec<File>,
+    /// Streams the guest may connect to, by port of the host.
+    pub vsock: Vec<(u32, UnixStream)>,
     pub console: Console,
 }
 
@@ -67,25 +72,23 @@ pub struct Console {
 pub fn build(
     config: &VmConfig,
     parts: Parts,
-    outcome: Arc<Outcome>,
-    marks: Arc<Marks>,
-    on_panic: Box<dyn Fn(&str) + Send + Sync>,
+    outcome: &Arc<Outcome>,
+    marks: &Arc<Marks>,
+    on_panic: PanicHook,
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
     let ram = Arc::new(memory::anonymous(config.memory, &layout::HOLE)?);
     marks.mark("memory mapped");
-    let vm = create_vm(config, parts.kvm, &ram, &marks)?;
+    let vm = create_vm(config, parts.kvm, &ram, marks)?;
 
-    let log = Arc::new(ConsoleLog::new(on_panic));
-    let board = legacy(&vm, parts.console, &log, &outcome)?;
-    let devices = virtio(config, parts.drives, parts.vsock, &board)?;
-    let mut wiring = Wiring::new(&vm, &ram, &marks);
-    for device in devices {
-        wiring.add(device)?;
-    }
+    let log = ConsoleLog::new(Some(on_panic));
+    let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
+    wiring.add_reset(outcome)?;
+    let serial = wiring.add_serial(parts.console, &log)?;
+    wiring.add_virtio(config, parts.drives, parts.vsock)?;
+    let (board, mut words) = wiring.finish();
     marks.mark("devices made");
 
-    let mut words = wiring.words;
     words.extend(host.kernel_words().iter().map(|word| (*word).to_owned()));
     let mut mark = |name| marks.mark(name);
     let entry = boot::load(&ram, &config.boot, parts.boot, &words, &mut mark)?;
@@ -96,18 +99,18 @@ pub fn build(
     let vcpus = vcpus(&vm, cpus, host, entry)?;
     marks.mark("vCPUs made");
     Ok(Machine {
+        vm,
         vcpus,
         shared: Arc::new(vcpu::Shared {
             ports: board.ports.freeze(),
-            mmio: wiring.mmio.freeze(),
+            mmio: board.mmio.freeze(),
             ram,
-            outcome,
-            marks,
+            outcome: Arc::clone(outcome),
+            marks: Arc::clone(marks),
             assisted: host.interprets_ring0(),
         }),
-        vm,
-        sources: board.sources.into_iter().chain(wiring.sources).collect(),
-        serial: board.serial,
+        sources: board.sources,
+        serial,
         log,
     })
 }
@@ -128,12 +131,14 @@ fn create_vm(
         });
     }
     vm.create_irqchip()?;
-    vm.create_pit()?;
+    if config.pit {
+        vm.create_pit()?;
+    }
     marks.mark("interrupt controllers made");
     Ok(vm)
 }
 
-fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Vcpu>, KvmError> {
+fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, BuildError> {
     let supported = vm.supported_cpuid()?;
     let mut vcpus = Vec::with_capacity(cpus.into());
     for index in 0..cpus {
@@ -143,7 +148,8 @@ fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Vcpu>, K
         if index == 0 {
             arch::vcpu::enter(&vcpu, entry)?;
         }
-        vcpus.push(vcpu);
+        let xsave = vm.xsave_buffer()?;
+        vcpus.push(Core { vcpu, xsave });
     }
     Ok(vcpus)
 }

@@ -6,15 +6,17 @@ mod build;
 mod marks;
 mod outcome;
 mod vcpu;
+mod wiring;
 
 pub use build::{BuildError, Console, Parts, build};
 pub use marks::Marks;
 pub use outcome::Outcome;
 
 use crate::control::End;
-use crate::devices::{ConsoleLog, Serial};
+use crate::devices::console_log::ConsoleLog;
+use crate::devices::serial::Serial;
 use crate::events::Source;
-use crate::kvm::{Vcpu, Vm};
+use crate::kvm::Vm;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,7 +24,7 @@ use std::thread::JoinHandle;
 /// Built, and not yet running.
 pub struct Machine {
     vm: Vm,
-    vcpus: Vec<Vcpu>,
+    vcpus: Vec<vcpu::Core>,
     shared: Arc<vcpu::Shared>,
     sources: Vec<Arc<dyn Source>>,
     serial: Arc<Serial>,
@@ -49,7 +51,7 @@ impl Machine {
         let threads = self
             .vcpus
             .into_iter()
-            .map(|vcpu| vcpu::spawn(vcpu, Arc::clone(&self.shared)))
+            .map(|core| vcpu::spawn(core, Arc::clone(&self.shared)))
             .collect::<io::Result<_>>()?;
         Ok(Running {
             _vm: self.vm,
@@ -69,7 +71,7 @@ impl Running {
 
     /// The console's last lines.
     pub fn console_tail(&self, lines: usize) -> String {
-        self.log.tail(lines)
+        self.log.tail(lines).join("\n")
     }
 
     /// Writes out what the guest's consoles still hold.

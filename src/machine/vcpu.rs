@@ -6,6 +6,7 @@ use super::outcome::Outcome;
 use crate::arch::{assist, completion};
 use crate::bus::Bus;
 use crate::control::End;
+use crate::kvm::xsave::XsaveBuffer;
 use crate::kvm::{Exit, KvmError, Vcpu};
 use crate::memory::GuestRam;
 use std::io;
@@ -23,18 +24,24 @@ pub struct Shared {
     pub assisted: bool,
 }
 
+/// A vCPU with the scratch space completion needs.
+pub struct Core {
+    pub vcpu: Vcpu,
+    pub xsave: XsaveBuffer,
+}
+
 /// Starts the thread. It ends with the machine, after which the process does.
-pub fn spawn(mut vcpu: Vcpu, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     thread::Builder::new()
-        .name(format!("vcpu-{}", vcpu.index()))
+        .name(format!("vcpu-{}", core.vcpu.index()))
         .spawn(move || {
-            if vcpu.index() == 0 {
+            if core.vcpu.index() == 0 {
                 shared.marks.mark("first guest instruction");
             }
             if shared.assisted {
-                vcpu.share_regs();
+                core.vcpu.share_regs();
             }
-            let end = run(&mut vcpu, &shared);
+            let end = run(&mut core, &shared);
             shared.outcome.tell(end);
         })
 }
@@ -47,9 +54,9 @@ enum Next {
     TripleFault,
 }
 
-fn run(vcpu: &mut Vcpu, shared: &Shared) -> End {
+fn run(core: &mut Core, shared: &Shared) -> End {
     loop {
-        let next = match vcpu.run() {
+        let next = match core.vcpu.run() {
             Ok(Exit::PortWrite(assist::PORT, [_])) if shared.assisted => Next::Assist,
             Ok(Exit::PortWrite(port, data)) => {
                 shared.ports.write(port.into(), data);
@@ -76,7 +83,7 @@ fn run(vcpu: &mut Vcpu, shared: &Shared) -> End {
             Ok(Exit::Unknown(exit)) => return failed(format!("KVM gave up: {exit}")),
             Err(error) => return error_end(&error),
         };
-        if let Some(end) = follow(next, vcpu, shared) {
+        if let Some(end) = follow(next, core, shared) {
             return end;
         }
         // A device may have ended the machine, on this very exit.
@@ -86,7 +93,8 @@ fn run(vcpu: &mut Vcpu, shared: &Shared) -> End {
     }
 }
 
-fn follow(next: Next, vcpu: &mut Vcpu, shared: &Shared) -> Option<End> {
+fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {
+    let vcpu = &mut core.vcpu;
     match next {
         Next::Run => None,
         Next::Assist => {
@@ -95,7 +103,7 @@ fn follow(next: Next, vcpu: &mut Vcpu, shared: &Shared) -> Option<End> {
             vcpu.set_shared_regs(regs);
             None
         }
-        Next::Complete => complete(vcpu, &shared.ram),
+        Next::Complete => complete(core, &shared.ram),
         Next::TripleFault => Some(match vcpu.regs() {
             Ok(regs) => End::TripleFault { rip: regs.rip },
             Err(error) => error_end(&error),
@@ -114,8 +122,17 @@ fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
     }
 }
 
-fn complete(vcpu: &mut Vcpu, ram: &GuestRam) -> Option<End> {
-    None
+fn complete(core: &mut Core, ram: &GuestRam) -> Option<End> {
+    let Some(bytes) = core.vcpu.emulation_failure() else {
+        return Some(failed("KVM has an internal error".to_owned()));
+    };
+    let mut state = completion::VcpuState::new(core.vcpu.fd(), &mut core.xsave);
+    match completion::complete(&mut state, ram, bytes.as_slice()) {
+        Ok(_) => None,
+        Err(unhandled) => Some(End::Unhandled {
+            message: unhandled.to_string(),
+        }),
+    }
 }
 
 fn error_end(error: &KvmError) -> End {

@@ -5,21 +5,21 @@
 
 mod control;
 
+use crate::boot;
 use crate::config::{self, VmConfig};
 use crate::control::{End, MAX_MESSAGE, Report};
-use crate::events::{Interest, Loop, Source, Token, Watch};
+use crate::events::{Loop, Source};
 use crate::jail::Plan;
-use crate::machine::{self, Console, Marks, Outcome, Parts, Running};
+use crate::machine::{self, Console, Marks, Outcome, Parts};
 use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
 use control::Desk;
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use vmm_sys_util::epoll::EventSet;
 
 /// Runs the guest described by the first message on descriptor `control`. Returns when the
 /// machine is at its end; the process must exit then, which is what stops its vCPUs.
@@ -84,15 +84,10 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<End, Box<
 
     let outcome = Arc::new(Outcome::new()?);
     let teller = Arc::clone(socket);
-    let on_panic = Box::new(move |line: &str| {
-        let _ = send(
-            &teller,
-            &Report::Panicked {
-                message: line.to_owned(),
-            },
-        );
+    let on_panic = Box::new(move |message| {
+        let _ = send(&teller, &Report::Panicked { message });
     });
-    let machine = machine::build(&config, parts, Arc::clone(&outcome), Arc::clone(&marks), on_panic)?;
+    let machine = machine::build(&config, parts, &outcome, &marks, on_panic)?;
     let mut events = Loop::new()?;
     for source in machine.sources() {
         events.add(Arc::clone(source));
@@ -136,10 +131,7 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
     let vsock = vsock
         .map(|port| {
             let stream = inherited.take(port.fd)?.into();
-            Ok(crate::devices::HostPort {
-                port: port.port,
-                stream,
-            })
+            Ok((port.port, stream))
         })
         .collect::<io::Result<_>>()?;
     let console = match &config.console {
@@ -151,7 +143,7 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
     };
     Ok(Parts {
         kvm: inherited.take(config.kvm)?,
-        boot: crate::boot::Files { kernel, initrd },
+        boot: boot::Files { kernel, initrd },
         drives,
         vsock,
         console,
