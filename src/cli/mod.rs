@@ -12,7 +12,7 @@ pub mod signals;
 pub mod terminal;
 pub mod trace;
 
-mod boot;
+pub mod boot;
 mod completions;
 mod doctor;
 mod man;

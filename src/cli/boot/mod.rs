@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk boot`: any kernel, its console on this terminal, no image and no agent.
 
+pub mod keys;
+
 use super::host::Memory;
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::kernel_file;
