@@ -310,7 +310,7 @@ impl Connection {
     /// Guest to host, straight out of its buffers as far as the host takes it.
     fn receive(&mut self, data: &mut Buffers<'_>) {
         let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        let ahead = (self.received - self.forwarded).0;
+        let ahead = (self.received - self.told).0;
         if length > WINDOW - ahead.min(WINDOW) {
             // More than it has credit for.
             self.fate = Fate::Reset;

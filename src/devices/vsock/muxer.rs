@@ -288,27 +288,22 @@ impl Muxer {
         let Peer::Connection(connection) = &slot.peer else {
             return;
         };
-        let key = connection.key;
-        match connection.fate() {
-            Fate::Lives => {
-                if connection.has_packet() && !slot.queued {
-                    slot.queued = true;
-                    self.ready.push_back(index);
-                }
+        let (key, fate) = (connection.key, connection.fate());
+        if fate == Fate::Lives {
+            if connection.has_packet() && !slot.queued {
+                slot.queued = true;
+                self.ready.push_back(index);
             }
-            fate if self.keys.get(&key) == Some(&index) => {
-                self.keys.remove(&key);
-                if fate == Fate::Reset {
-                    let reset = Header {
-                        op: RST,
-                        ..Header::default()
-                    };
-                    let reset = self.addressed(key, reset);
-                    self.resets.push_back(reset);
-                }
+        } else if self.keys.get(&key) == Some(&index) {
+            self.keys.remove(&key);
+            if fate == Fate::Reset {
+                let reset = Header {
+                    op: RST,
+                    ..Header::default()
+                };
+                let reset = self.addressed(key, reset);
+                self.resets.push_back(reset);
             }
-            // Long over, as far as the guest is concerned.
-            _ => {}
         }
     }
 
