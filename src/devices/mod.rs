@@ -8,3 +8,4 @@ pub mod reset;
 pub mod rng;
 pub mod serial;
 mod stdio;
+pub mod vsock;

@@ -164,13 +164,13 @@ impl Io<'_> {
         let Some(queue) = self.queues.get_mut(index) else {
             return Ok(());
         };
-        let mut left = BATCH;
+        let (mut left, mut again) = (BATCH, false);
         let outcome = 'serving: loop {
             queue.mute(self.memory);
             loop {
                 if left == 0 {
                     // Our turn is over: kick ourselves, and let the others have theirs.
-                    let _ = self.notifiers.get(index).map(|notifier| notifier.write(1));
+                    again = true;
                     break 'serving Ok(());
                 }
                 left -= 1;
@@ -188,7 +188,15 @@ impl Io<'_> {
         if queue.needs_interrupt(self.memory) {
             self.irq.used();
         }
+        if again {
+            self.again(index);
+        }
         outcome
+    }
+
+    /// Has a queue processed once more, after other devices had their turn.
+    pub fn again(&self, index: usize) {
+        let _ = self.notifiers.get(index).map(|notifier| notifier.write(1));
     }
 
     /// Counts a fault that costs the guest no chain.

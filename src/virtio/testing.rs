@@ -286,6 +286,12 @@ impl Driver {
         Some((u16::try_from(head).expect("heads are small"), length))
     }
 
+    /// Whether `used` would return something.
+    pub fn peek_used(&self, queue: usize) -> bool {
+        let [.., used] = Self::rings_of(queue);
+        self.get_u16(used + 2) != self.rings[queue].used
+    }
+
     /// Interrupts since the last call.
     pub fn interrupts(&self) -> u64 {
         self.mmio.irq().take()
