@@ -24,6 +24,8 @@ pub enum Report {
     Mark { name: String, at: u64 },
     /// The console's last lines, lossily decoded.
     Console { tail: String },
+    /// Something the operator may want to know, in one line.
+    Note { line: String },
     /// The guest's kernel panicked; the machine ends when the guest resets or is stopped.
     Panicked { message: String },
     /// The last report.

@@ -6,8 +6,8 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// At most one line per subject in this time: a hostile guest must not fill the host's log.
@@ -64,10 +64,25 @@ impl Faults {
     }
 }
 
-/// Prints one line of talk in one write, so that lines of several threads do not mix.
+/// Where lines go once the process has a better place for them than standard error.
+type Listener = Box<dyn Fn(&str) + Send + Sync>;
+
+static LISTENER: OnceLock<Listener> = OnceLock::new();
+
+/// Hands every later line to `listener`, on the thread that has something to say. Once in a
+/// process; a second listener is not heard.
+pub fn listen(listener: Listener) {
+    let _ = LISTENER.set(listener);
+}
+
+/// Says one line, in one write where it is standard error, so that lines of several threads
+/// do not mix.
 pub fn line(text: &str) {
-    // Nobody to tell when standard error is closed.
-    let _ = std::io::stderr().write_all(format!("husk: {text}\n").as_bytes());
+    match LISTENER.get() {
+        Some(listener) => listener(text),
+        // Nobody to tell when standard error is closed.
+        None => drop(std::io::stderr().write_all(format!("husk: {text}\n").as_bytes())),
+    }
 }
 
 #[cfg(test)]

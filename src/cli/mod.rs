@@ -15,14 +15,17 @@ pub mod trace;
 pub mod boot;
 mod completions;
 mod doctor;
+mod launch;
 mod man;
 mod run;
 mod shape;
 mod usage;
 
+use crate::vmm;
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::process::ExitCode;
 
 /// Gives every service a virtual machine and a Linux kernel of its own, and makes that
@@ -45,6 +48,16 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    Vmm(VmmArgs),
+}
+
+/// Runs a guest; how husk starts itself, not for people.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+struct VmmArgs {
+    /// The descriptor of the control socket.
+    #[arg(long)]
+    control: RawFd,
 }
 
 impl Verb {
@@ -55,6 +68,7 @@ impl Verb {
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),
+            Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
         }
     }
 }

@@ -2,11 +2,11 @@
 //! Puts a machine together: memory, kernel, devices on their buses, vCPUs. Runs on the
 //! `vmm` thread, inside the jail, before any guest instruction.
 
+use super::Machine;
 use super::marks::Marks;
 use super::outcome::Outcome;
-use super::wiring::Wiring;
 use super::vcpu::{self, Core};
-use super::Machine;
+use super::wiring::Wiring;
 use crate::arch::boot::Entry;
 use crate::arch::host::{self, HostKind};
 use crate::arch::{self, cpuid, layout, mptable};
@@ -14,13 +14,13 @@ use crate::boot::{self, BootError};
 use crate::bus::Overlap;
 use crate::config::VmConfig;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
+use crate::devices::vsock::HostPort;
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::{self, GuestRam, MapError};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub struct Parts {
     pub boot: boot::Files,
     pub drives: Vec<File>,
     /// Streams the guest may connect to, by port of the host.
-    pub vsock: Vec<(u32, UnixStream)>,
+    pub vsock: Vec<HostPort>,
     pub console: Console,
 }
 

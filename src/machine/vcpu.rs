@@ -78,7 +78,9 @@ fn run(core: &mut Core, shared: &Shared) -> End {
             Ok(Exit::Shutdown) => Next::TripleFault,
             Ok(Exit::Emulation) => Next::Complete,
             Ok(Exit::Refused(reason)) => {
-                return failed(format!("the processor refuses the guest's state: {reason:#x}"));
+                return failed(format!(
+                    "the processor refuses the guest's state: {reason:#x}"
+                ));
             }
             Ok(Exit::Unknown(exit)) => return failed(format!("KVM gave up: {exit}")),
             Err(error) => return error_end(&error),

@@ -8,11 +8,14 @@ use super::marks::Marks;
 use super::outcome::Outcome;
 use crate::arch::layout;
 use crate::bus::BusBuilder;
-use crate::config::VmConfig;
+use crate::config::{self, VmConfig};
 use crate::control::End;
+use crate::devices::blk::Blk;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
+use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
+use crate::devices::vsock::{HostPort, Vsock};
 use crate::events::Source;
 use crate::irq::IrqLine;
 use crate::kvm::Vm;
@@ -21,7 +24,6 @@ use crate::virtio::device::VirtioDevice;
 use crate::virtio::transport::{self, Milestone, Mmio};
 use std::fs::File;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use vm_memory::GuestAddress;
 
@@ -61,9 +63,7 @@ impl<'a> Wiring<'a> {
     pub fn add_reset(&mut self, outcome: &Arc<Outcome>) -> Result<(), BuildError> {
         let outcome = Arc::clone(outcome);
         let reset = Reset::new(Box::new(move || outcome.tell(End::Reset)));
-        self.board
-            .ports
-            .add(layout::RESET_PORTS, Arc::new(reset))?;
+        self.board.ports.add(layout::RESET_PORTS, Arc::new(reset))?;
         Ok(())
     }
 
@@ -90,16 +90,19 @@ impl<'a> Wiring<'a> {
         &mut self,
         config: &VmConfig,
         drives: Vec<File>,
-        vsock: Vec<(u32, UnixStream)>,
+        vsock: Vec<HostPort>,
     ) -> Result<(), BuildError> {
         for (drive, file) in config.drives.iter().zip(drives) {
             let name = drive.file.path.display().to_string();
-            let disk = crate::devices::blk::Blk::new(file, drive.read_only, &name);
+            let disk = Blk::new(file, drive.read_only, &name);
             self.add(Box::new(disk.map_err(named("disk"))?))?;
         }
-        drop(vsock); // TEMPORARY until the device is merged
+        if let Some(config::Vsock { cid, .. }) = config.vsock {
+            let (device, _) = Vsock::new(cid, vsock, None).map_err(named("vsock"))?;
+            self.add(Box::new(device))?;
+        }
         if config.rng {
-            self.add(Box::new(crate::devices::rng::Rng))?;
+            self.add(Box::new(Rng))?;
         }
         Ok(())
     }
@@ -119,8 +122,8 @@ impl<'a> Wiring<'a> {
             Milestone::DriverOk => marks.mark(format!("kernel: {name} ready")),
         });
         let irq = line().map_err(named(name))?;
-        let mmio = Mmio::new(device, Arc::clone(&self.ram), irq, Some(observer))
-            .map_err(named(name))?;
+        let mmio =
+            Mmio::new(device, Arc::clone(&self.ram), irq, Some(observer)).map_err(named(name))?;
         self.vm.bind_irq(mmio.irq().eventfd(), gsi.into())?;
         for (queue, notifier) in (0..).zip(mmio.queue_notifiers()) {
             let address = GuestAddress(base + transport::QUEUE_NOTIFY);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Locked operations on guest RAM, atomic against the guest's other vCPUs and against device
 //! code. Runs on any thread; never touches memory outside a RAM region.
-#![expect(unsafe_code, reason = "a 16-byte compare-and-exchange has no safe form in vm-memory")]
+#![expect(
+    unsafe_code,
+    reason = "a 16-byte compare-and-exchange has no safe form in vm-memory"
+)]
 
 use super::GuestRam;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -125,7 +128,10 @@ mod tests {
         assert_eq!(end, Err(AtomicError::Unbacked(0x1ff8)));
         let top = compare_exchange(&ram, u64::MAX, 16, 0, 0);
         assert_eq!(top, Err(AtomicError::Unbacked(u64::MAX)));
-        assert_eq!(compare_exchange(&ram, 0x1000, 3, 0, 0), Err(AtomicError::Width(3)));
+        assert_eq!(
+            compare_exchange(&ram, 0x1000, 3, 0, 0),
+            Err(AtomicError::Width(3))
+        );
     }
 
     #[test]

@@ -8,8 +8,8 @@ use crate::events::{EventSet, Interest, Source, Token, Watch};
 use crate::machine::{Outcome, Running};
 use crate::sys::seqpacket::SeqPacket;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Lines of console in an answer.
 const TAIL_LINES: usize = 40;

@@ -8,41 +8,52 @@ mod control;
 use crate::boot;
 use crate::config::{self, VmConfig};
 use crate::control::{End, MAX_MESSAGE, Report};
+use crate::devices::vsock::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts};
 use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
+use crate::telemetry;
 use control::Desk;
 use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Runs the guest described by the first message on descriptor `control`. Returns when the
 /// machine is at its end; the process must exit then, which is what stops its vCPUs.
-pub fn run(control: RawFd) -> ExitCode {
+pub fn run(control: RawFd) -> u8 {
     let mut inherited = Inherited::default();
     let socket = match inherited.take(control) {
         Ok(fd) => Arc::new(SeqPacket::from_fd(fd)),
         Err(_) => {
             eprintln!("husk: vmm: it is started by husk run, not by hand");
-            return ExitCode::from(2);
+            return 2;
         }
     };
     tell_panics(&socket);
+    tell_lines(&socket);
     let end = match serve(&socket, &mut inherited) {
         Ok(end) => end,
         Err(error) => End::Failed {
             message: chain(&*error),
         },
     };
-    let code = ExitCode::from(u8::from(matches!(end, End::Failed { .. })));
+    let code = u8::from(matches!(end, End::Failed { .. }));
     // If nobody listens any more there is nobody to tell.
     let _ = send(&socket, &Report::Ended(end));
     code
+}
+
+/// Complaints about the guest go the same way, and are dropped where nobody takes them.
+fn tell_lines(socket: &Arc<SeqPacket>) {
+    let socket = Arc::clone(socket);
+    telemetry::listen(Box::new(move |line| {
+        let line = line.to_owned();
+        let _ = send(&socket, &Report::Note { line });
+    }));
 }
 
 /// The standard streams are /dev/null here: a fault of our own is told like any other end.
@@ -130,8 +141,10 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
     let vsock = config.vsock.iter().flat_map(|vsock| &vsock.host_ports);
     let vsock = vsock
         .map(|port| {
-            let stream = inherited.take(port.fd)?.into();
-            Ok((port.port, stream))
+            Ok(HostPort {
+                port: port.port,
+                fd: inherited.take(port.fd)?,
+            })
         })
         .collect::<io::Result<_>>()?;
     let console = match &config.console {

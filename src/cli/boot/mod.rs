@@ -2,6 +2,7 @@
 //! `husk boot`: any kernel, its console on this terminal, no image and no agent.
 
 pub mod keys;
+mod session;
 
 use super::host::Memory;
 use super::output::{ExitStatus, Failure, Printer, Problem};
@@ -32,7 +33,7 @@ pub struct BootArgs {
     #[arg(
         long,
         value_name = "TEXT",
-        default_value = "console=ttyS0 panic=-1 reboot=t"
+        default_value = "console=ttyS0 panic=-1 reboot=k"
     )]
     #[arg(allow_hyphen_values = true)]
     cmdline: String,
@@ -123,10 +124,10 @@ impl Disk {
     }
 }
 
-pub fn execute(args: &BootArgs, _exec: Mark, _printer: &Printer) -> Result<ExitStatus, Failure> {
+pub fn execute(args: &BootArgs, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let memory = Memory::read().context("cannot read the host's memory")?;
-    let _request = BootRequest::check(args, memory).map_err(Failure::operator)?;
-    Err(anyhow::anyhow!("this build has no machine to start yet").into())
+    let request = BootRequest::check(args, memory).map_err(Failure::operator)?;
+    session::boot(&request, exec, printer)
 }
 
 #[cfg(test)]

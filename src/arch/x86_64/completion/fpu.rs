@@ -6,8 +6,8 @@ use super::bits::{CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSFXSR, low16, low32};
 use super::fault::{Exception, Next, Reason, Step, Stop};
 use super::stopped::Stopped;
 use super::xstate::{
-    FCW, FDP, FIP, FOP, FSW, FTW, INIT_FCW, get_u16, in_use, mxcsr, mxcsr_mask, put,
-    set_mxcsr, touch,
+    FCW, FDP, FIP, FOP, FSW, FTW, INIT_FCW, get_u16, in_use, mxcsr, mxcsr_mask, put, set_mxcsr,
+    touch,
 };
 use iced_x86::{Instruction, Mnemonic};
 
@@ -73,13 +73,21 @@ pub(super) fn control(s: &mut Stopped, known: &Instruction) -> Step {
         }
         Mnemonic::Fnstcw => {
             let image = s.cpu.image();
-            let word = if in_use(image) & 1 == 0 { INIT_FCW } else { get_u16(image, FCW) };
+            let word = if in_use(image) & 1 == 0 {
+                INIT_FCW
+            } else {
+                get_u16(image, FCW)
+            };
             s.write(known, 0, word.into())?;
             return Ok(Next::Advance);
         }
         _ => {
             let image = s.cpu.image();
-            let word = if in_use(image) & 1 == 0 { 0 } else { get_u16(image, FSW) };
+            let word = if in_use(image) & 1 == 0 {
+                0
+            } else {
+                get_u16(image, FSW)
+            };
             s.write(known, 0, word.into())?;
             return Ok(Next::Advance);
         }

@@ -3,7 +3,7 @@
 
 use super::{Cpu, CpuError, Exception, Extra};
 use crate::kvm::xsave::{XsaveBuffer, XsaveError};
-use kvm_bindings::{kvm_msr_entry, kvm_regs, kvm_sregs, Msrs};
+use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
 use std::io;
 
@@ -24,19 +24,29 @@ impl<'a> VcpuState<'a> {
 }
 
 fn failed(call: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> CpuError {
-    move |error| CpuError { call, source: io::Error::from_raw_os_error(error.errno()) }
+    move |error| CpuError {
+        call,
+        source: io::Error::from_raw_os_error(error.errno()),
+    }
 }
 
 fn xsave_failed(error: XsaveError) -> CpuError {
     match error {
         XsaveError::Set(error) => failed("KVM_SET_XSAVE")(error),
         XsaveError::Get(error) => failed("KVM_GET_XSAVE2")(error),
-        other => CpuError { call: "KVM_GET_XSAVE2", source: io::Error::other(other) },
+        other => CpuError {
+            call: "KVM_GET_XSAVE2",
+            source: io::Error::other(other),
+        },
     }
 }
 
 fn one_msr(index: u32, data: u64) -> Result<Msrs, CpuError> {
-    let entry = kvm_msr_entry { index, data, ..Default::default() };
+    let entry = kvm_msr_entry {
+        index,
+        data,
+        ..Default::default()
+    };
     Msrs::from_entries(&[entry]).map_err(|_| CpuError {
         call: "KVM_GET_MSRS",
         source: io::Error::from(io::ErrorKind::OutOfMemory),
@@ -63,19 +73,34 @@ impl Cpu for VcpuState<'_> {
     fn xcr0(&mut self) -> Result<u64, CpuError> {
         let all = self.vcpu.get_xcrs().map_err(failed("KVM_GET_XCRS"))?;
         let count = usize::try_from(all.nr_xcrs).unwrap_or(0);
-        Ok(all.xcrs.iter().take(count).find(|one| one.xcr == 0).map_or(1, |one| one.value))
+        Ok(all
+            .xcrs
+            .iter()
+            .take(count)
+            .find(|one| one.xcr == 0)
+            .map_or(1, |one| one.value))
     }
 
     fn set_xcr0(&mut self, value: u64) -> Result<bool, CpuError> {
-        let mut all = kvm_bindings::kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+        let mut all = kvm_bindings::kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
         all.xcrs[0].value = value;
         Ok(self.vcpu.set_xcrs(&all).is_ok())
     }
 
     fn msr(&mut self, index: u32) -> Result<Option<u64>, CpuError> {
         let mut msrs = one_msr(index, 0)?;
-        let read = self.vcpu.get_msrs(&mut msrs).map_err(failed("KVM_GET_MSRS"))?;
-        Ok(msrs.as_slice().first().filter(|_| read == 1).map(|entry| entry.data))
+        let read = self
+            .vcpu
+            .get_msrs(&mut msrs)
+            .map_err(failed("KVM_GET_MSRS"))?;
+        Ok(msrs
+            .as_slice()
+            .first()
+            .filter(|_| read == 1)
+            .map(|entry| entry.data))
     }
 
     fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, CpuError> {
@@ -106,19 +131,29 @@ impl Cpu for VcpuState<'_> {
                 self.set_sregs(&sregs)?;
             }
             Extra::SingleStep => {
-                let debug = self.vcpu.get_debug_regs().map_err(failed("KVM_GET_DEBUGREGS"))?;
+                let debug = self
+                    .vcpu
+                    .get_debug_regs()
+                    .map_err(failed("KVM_GET_DEBUGREGS"))?;
                 let mut debug = debug;
                 debug.dr6 |= DR6_SINGLE_STEP;
-                self.vcpu.set_debug_regs(&debug).map_err(failed("KVM_SET_DEBUGREGS"))?;
+                self.vcpu
+                    .set_debug_regs(&debug)
+                    .map_err(failed("KVM_SET_DEBUGREGS"))?;
             }
         }
-        let mut events = self.vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+        let mut events = self
+            .vcpu
+            .get_vcpu_events()
+            .map_err(failed("KVM_GET_VCPU_EVENTS"))?;
         events.exception.injected = 1;
         events.exception.pending = 0;
         events.exception.nr = exception.vector;
         events.exception.has_error_code = u8::from(exception.error_code.is_some());
         events.exception.error_code = exception.error_code.unwrap_or(0);
         events.exception_has_payload = 0;
-        self.vcpu.set_vcpu_events(&events).map_err(failed("KVM_SET_VCPU_EVENTS"))
+        self.vcpu
+            .set_vcpu_events(&events)
+            .map_err(failed("KVM_SET_VCPU_EVENTS"))
     }
 }

@@ -8,9 +8,7 @@ use super::super::{VcpuState, complete};
 use crate::kvm::failure::emulation_failure;
 use crate::kvm::xsave::XsaveBuffer;
 use crate::memory::GuestRam;
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
-};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -67,7 +65,10 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     put(0x3000, 0x87);
     for vector in 0..32 {
         // An interrupt gate to selector 8 (SDM vol. 3, 7.14.1).
-        put(IDT + 16 * vector, HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32 | (HANDLER >> 16) << 48);
+        put(
+            IDT + 16 * vector,
+            HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32 | (HANDLER >> 16) << 48,
+        );
         put(IDT + 16 * vector + 8, 0);
     }
     put(GDT, 0);
@@ -77,9 +78,25 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     ram.write_slice(handler, GuestAddress(HANDLER)).unwrap();
 
     let mut sregs = vcpu.get_sregs().unwrap();
-    let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, ..Default::default() };
-    let data = kvm_segment { selector: 16, type_: 3, db: 1, ..flat };
-    sregs.cs = kvm_segment { selector: 8, type_: 11, l: 1, ..flat };
+    let flat = kvm_segment {
+        limit: u32::MAX,
+        present: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let data = kvm_segment {
+        selector: 16,
+        type_: 3,
+        db: 1,
+        ..flat
+    };
+    sregs.cs = kvm_segment {
+        selector: 8,
+        type_: 11,
+        l: 1,
+        ..flat
+    };
     (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
     (sregs.idt.base, sregs.idt.limit) = (IDT, 32 * 16 - 1);
     (sregs.gdt.base, sregs.gdt.limit) = (GDT, 23);
@@ -89,11 +106,26 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 18;
     sregs.efer = 0x500;
     vcpu.set_sregs(&sregs).unwrap();
-    let mut xcrs = kvm_bindings::kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    let mut xcrs = kvm_bindings::kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
     xcrs.xcrs[0].value = super::native::xcr0();
     vcpu.set_xcrs(&xcrs).unwrap();
-    vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK, rflags: 2, ..Default::default() }).unwrap();
-    Guest { vcpu, xsave, ram, completed: Vec::new(), _vm: vm }
+    vcpu.set_regs(&kvm_regs {
+        rip: CODE,
+        rsp: STACK,
+        rflags: 2,
+        ..Default::default()
+    })
+    .unwrap();
+    Guest {
+        vcpu,
+        xsave,
+        ram,
+        completed: Vec::new(),
+        _vm: vm,
+    }
 }
 
 impl Guest {
@@ -152,7 +184,11 @@ fn a_guest_in_ring_0_gets_its_instructions() {
         "popcnt rax, rcx",
         "mov [0x20000], rax",
         // cmpxchg16b, first refused by the comparison, then done.
-        "xor eax, eax", "xor edx, edx", "mov rbx, 0x1111", "mov rcx, 0x2222", "mov rsi, 0x20010",
+        "xor eax, eax",
+        "xor edx, edx",
+        "mov rbx, 0x1111",
+        "mov rcx, 0x2222",
+        "mov rsi, 0x20010",
         "lock cmpxchg16b [rsi]",
         "setz byte ptr [0x20008]",
         "lock cmpxchg16b [rsi]",
@@ -160,16 +196,25 @@ fn a_guest_in_ring_0_gets_its_instructions() {
         "lock cmpxchg16b [rsi]",
         "setz byte ptr [0x2000a]",
         // Vector state: load pattern A, save, load pattern B, restore A, save again.
-        "mov eax, 0xffffffff", "mov edx, eax", "mov rsi, 0x23000", "xrstor64 [rsi]",
-        "mov rsi, 0x21000", "xsave64 [rsi]",
-        "mov rsi, 0x25000", "xrstor64 [rsi]",
-        "mov rsi, 0x21000", "xrstor64 [rsi]",
-        "mov rsi, 0x27000", "xsavec64 [rsi]",
+        "mov eax, 0xffffffff",
+        "mov edx, eax",
+        "mov rsi, 0x23000",
+        "xrstor64 [rsi]",
+        "mov rsi, 0x21000",
+        "xsave64 [rsi]",
+        "mov rsi, 0x25000",
+        "xrstor64 [rsi]",
+        "mov rsi, 0x21000",
+        "xrstor64 [rsi]",
+        "mov rsi, 0x27000",
+        "xsavec64 [rsi]",
         // Exceptions: a trap and, behind it, the flags it came with.
         "xor r15d, r15d",
         "int3",
         "mov [0x20030], r15",
-        "lfence", "fninit", "fwait",
+        "lfence",
+        "fninit",
+        "fwait",
         "hlt",
     );
     let mut guest = guest(&kvm, &code, &counting_handler());
@@ -177,21 +222,46 @@ fn a_guest_in_ring_0_gets_its_instructions() {
     let mut pattern = super::world::random_state(&mut random);
     super::native::settle(&mut pattern);
     let other = super::world::random_state(&mut random);
-    guest.ram.write_slice(&pattern.0[..4096], GuestAddress(OTHER)).unwrap();
-    guest.ram.write_slice(&other.0[..4096], GuestAddress(0x2_5000)).unwrap();
-    guest.ram.write_slice(&[0x11, 0x11, 0, 0], GuestAddress(DATA + 0x20)).unwrap();
-    guest.ram.write_obj(5u64, GuestAddress(DATA + 0x10)).unwrap();
+    guest
+        .ram
+        .write_slice(&pattern.0[..4096], GuestAddress(OTHER))
+        .unwrap();
+    guest
+        .ram
+        .write_slice(&other.0[..4096], GuestAddress(0x2_5000))
+        .unwrap();
+    guest
+        .ram
+        .write_slice(&[0x11, 0x11, 0, 0], GuestAddress(DATA + 0x20))
+        .unwrap();
+    guest
+        .ram
+        .write_obj(5u64, GuestAddress(DATA + 0x10))
+        .unwrap();
     guest.run();
 
     assert_eq!(guest.u64(DATA), 8);
     // Not equal; equal now that RAX holds what was there; then 0x1111 is there, not 5.
     assert_eq!(guest.u64(DATA + 8) & 0xff_ffff, 0x00_0100);
-    assert_eq!((guest.u64(DATA + 0x10), guest.u64(DATA + 0x18)), (0x1111, 0x2222));
-    assert_eq!(guest.u64(DATA + 0x30), 1, "the breakpoint's handler ran once");
+    assert_eq!(
+        (guest.u64(DATA + 0x10), guest.u64(DATA + 0x18)),
+        (0x1111, 0x2222)
+    );
+    assert_eq!(
+        guest.u64(DATA + 0x30),
+        1,
+        "the breakpoint's handler ran once"
+    );
     let mut saved = vec![0; 4096];
-    guest.ram.read_slice(&mut saved, GuestAddress(AREA)).unwrap();
+    guest
+        .ram
+        .read_slice(&mut saved, GuestAddress(AREA))
+        .unwrap();
     let settled = super::world::settled;
-    assert!(settled(&saved) == settled(&pattern.0[..4096]), "vector state did not survive");
+    assert!(
+        settled(&saved) == settled(&pattern.0[..4096]),
+        "vector state did not survive"
+    );
     eprintln!("completed by hand: {} instructions", guest.completed.len());
     for bytes in &guest.completed {
         eprintln!("  {bytes:02x?}");
@@ -204,18 +274,51 @@ fn what_a_completion_costs() {
     let Some(kvm) = kvm() else { return };
     const ROUNDS: u64 = 2000;
     let loops = [
-        ("popcnt", blob!("mov r14, 2000", "2:", "popcnt rax, rcx", "dec r14", "jnz 2b", "hlt")),
-        ("nop", blob!("mov r14, 2000", "2:", "nop", "dec r14", "jnz 2b", "hlt")),
-        ("stac", blob!("mov r14, 2000", "2:", "stac", "dec r14", "jnz 2b", "hlt")),
+        (
+            "popcnt",
+            blob!(
+                "mov r14, 2000",
+                "2:",
+                "popcnt rax, rcx",
+                "dec r14",
+                "jnz 2b",
+                "hlt"
+            ),
+        ),
+        (
+            "nop",
+            blob!("mov r14, 2000", "2:", "nop", "dec r14", "jnz 2b", "hlt"),
+        ),
+        (
+            "stac",
+            blob!("mov r14, 2000", "2:", "stac", "dec r14", "jnz 2b", "hlt"),
+        ),
         (
             "lock cmpxchg16b",
-            blob!("mov rsi, 0x20000", "mov r14, 2000", "2:", "lock cmpxchg16b [rsi]", "dec r14",
-                "jnz 2b", "hlt"),
+            blob!(
+                "mov rsi, 0x20000",
+                "mov r14, 2000",
+                "2:",
+                "lock cmpxchg16b [rsi]",
+                "dec r14",
+                "jnz 2b",
+                "hlt"
+            ),
         ),
         (
             "xsave64 + xrstor64",
-            blob!("mov rsi, 0x21000", "mov eax, -1", "mov edx, -1", "mov r14, 2000", "2:",
-                "xsave64 [rsi]", "xrstor64 [rsi]", "dec r14", "jnz 2b", "hlt"),
+            blob!(
+                "mov rsi, 0x21000",
+                "mov eax, -1",
+                "mov edx, -1",
+                "mov r14, 2000",
+                "2:",
+                "xsave64 [rsi]",
+                "xrstor64 [rsi]",
+                "dec r14",
+                "jnz 2b",
+                "hlt"
+            ),
         ),
     ];
     for (name, code) in loops {
@@ -223,6 +326,9 @@ fn what_a_completion_costs() {
         let start = std::time::Instant::now();
         guest.run();
         let each = start.elapsed().as_nanos() / u128::from(ROUNDS);
-        eprintln!("{name}: {each} ns a round, {} completed by hand", guest.completed.len());
+        eprintln!(
+            "{name}: {each} ns a round, {} completed by hand",
+            guest.completed.len()
+        );
     }
 }
