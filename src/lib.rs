@@ -5,9 +5,9 @@
 pub mod config;
 pub mod control;
 
+pub mod arch;
 pub mod bus;
 pub mod events;
 pub mod irq;
-pub mod memory;
 pub mod kvm;
-pub mod arch;
+pub mod memory;

@@ -72,13 +72,20 @@ mod tests {
     use super::*;
 
     fn report(suberror: u32, ndata: u32, flags: u64, size: u8) -> kvm_run {
-        let mut run = kvm_run { exit_reason: KVM_EXIT_INTERNAL_ERROR, ..Default::default() };
+        let mut run = kvm_run {
+            exit_reason: KVM_EXIT_INTERNAL_ERROR,
+            ..Default::default()
+        };
         run.__bindgen_anon_1.emulation_failure.suberror = suberror;
         run.__bindgen_anon_1.emulation_failure.ndata = ndata;
         run.__bindgen_anon_1.emulation_failure.flags = flags;
         // SAFETY: the inner union has one member, written whole.
         let code = unsafe {
-            &mut run.__bindgen_anon_1.emulation_failure.__bindgen_anon_1.__bindgen_anon_1
+            &mut run
+                .__bindgen_anon_1
+                .emulation_failure
+                .__bindgen_anon_1
+                .__bindgen_anon_1
         };
         code.insn_size = size;
         code.insn_bytes = [0x90; 15];
@@ -93,7 +100,10 @@ mod tests {
         assert_eq!(emulation_failure(&report(1, 3, 0, 4)), Some(none));
         let four = InstructionBytes::new(&[0x90; 4]);
         assert_eq!(emulation_failure(&report(1, 3, 1, 4)), Some(four));
-        let run = kvm_run { exit_reason: 2, ..report(1, 3, 1, 4) };
+        let run = kvm_run {
+            exit_reason: 2,
+            ..report(1, 3, 1, 4)
+        };
         assert_eq!(emulation_failure(&run), None);
     }
 

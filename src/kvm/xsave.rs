@@ -2,7 +2,10 @@
 //! The vCPU's extended state as KVM hands it over: the standard, non-compacted XSAVE format
 //! (SDM vol. 1, 13.4), as many bytes as this host's KVM uses. Runs on the vCPU's thread;
 //! never interprets the bytes.
-#![expect(unsafe_code, reason = "the KVM structure ends in an array sized at run time")]
+#![expect(
+    unsafe_code,
+    reason = "the KVM structure ends in an array sized at run time"
+)]
 
 use kvm_bindings::{Xsave, kvm_xsave};
 use kvm_ioctls::{Cap, VcpuFd, VmFd};
@@ -47,7 +50,11 @@ impl XsaveBuffer {
         let len = len.max(LEGACY_BYTES);
         let extra = (len - LEGACY_BYTES).div_ceil(size_of::<u32>());
         let state = Xsave::new(extra).map_err(|_| XsaveError::Allocate)?;
-        Ok(Self { state, len: LEGACY_BYTES + extra * size_of::<u32>(), xsave2 })
+        Ok(Self {
+            state,
+            len: LEGACY_BYTES + extra * size_of::<u32>(),
+            xsave2,
+        })
     }
 
     /// Fills the buffer from the vCPU.

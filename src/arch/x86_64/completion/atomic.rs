@@ -66,7 +66,11 @@ fn accumulator(bytes: usize) -> iced_x86::Register {
 
 /// cmpxchg8b, cmpxchg16b: RDX:RAX against memory, RCX:RBX into it. Only ZF changes.
 pub(super) fn cmpxchg_pair(s: &mut Stopped, known: &Instruction) -> Step {
-    let half = if known.mnemonic() == Mnemonic::Cmpxchg16b { 8 } else { 4 };
+    let half = if known.mnemonic() == Mnemonic::Cmpxchg16b {
+        8
+    } else {
+        4
+    };
     if half == 8 {
         s.require_aligned(known, 0, 16)?;
     }
@@ -78,8 +82,11 @@ pub(super) fn cmpxchg_pair(s: &mut Stopped, known: &Instruction) -> Step {
     let found = span.exchange(s.ram, expected, pair(s.regs.rcx, s.regs.rbx))?;
     if found != expected {
         let (low, high) = halves(found);
-        (s.regs.rax, s.regs.rdx) =
-            if half == 8 { (low, high) } else { (low & mask(4), low >> 32) };
+        (s.regs.rax, s.regs.rdx) = if half == 8 {
+            (low, high)
+        } else {
+            (low & mask(4), low >> 32)
+        };
     }
     s.set_flags(ZF, flag(found == expected, ZF));
     Ok(Next::Advance)

@@ -26,7 +26,10 @@ pub enum Extra {
 }
 
 impl Exception {
-    pub(super) const DEBUG: Self = Self { extra: Extra::SingleStep, ..Self::plain(1) };
+    pub(super) const DEBUG: Self = Self {
+        extra: Extra::SingleStep,
+        ..Self::plain(1)
+    };
     pub(super) const BREAKPOINT: Self = Self::plain(3);
     pub(super) const UNDEFINED: Self = Self::plain(6);
     pub(super) const NO_DEVICE: Self = Self::plain(7);
@@ -35,15 +38,27 @@ impl Exception {
     pub(super) const MATH: Self = Self::plain(16);
 
     const fn plain(vector: u8) -> Self {
-        Self { vector, error_code: None, extra: Extra::Nothing }
+        Self {
+            vector,
+            error_code: None,
+            extra: Extra::Nothing,
+        }
     }
 
     const fn with_code(vector: u8, code: u32) -> Self {
-        Self { vector, error_code: Some(code), extra: Extra::Nothing }
+        Self {
+            vector,
+            error_code: Some(code),
+            extra: Extra::Nothing,
+        }
     }
 
     pub(super) const fn page_fault(code: u32, address: u64) -> Self {
-        Self { vector: 14, error_code: Some(code), extra: Extra::Address(address) }
+        Self {
+            vector: 14,
+            error_code: Some(code),
+            extra: Extra::Address(address),
+        }
     }
 }
 
@@ -119,14 +134,25 @@ impl Unhandled {
         instruction: Option<&Instruction>,
         reason: Reason,
     ) -> Self {
-        let text = instruction.filter(|known| !known.is_invalid()).map(|known| {
-            let mut text = String::new();
-            FastFormatter::new().format(known, &mut text);
-            text
-        });
+        let text = instruction
+            .filter(|known| !known.is_invalid())
+            .map(|known| {
+                let mut text = String::new();
+                FastFormatter::new().format(known, &mut text);
+                text
+            });
         let len = instruction.map_or(bytes.len(), |known| known.len().max(1));
-        let shown = if text.is_some() { &bytes[..len.min(bytes.len())] } else { bytes };
-        Self { rip, bytes: InstructionBytes::new(shown), text, reason }
+        let shown = if text.is_some() {
+            &bytes[..len.min(bytes.len())]
+        } else {
+            bytes
+        };
+        Self {
+            rip,
+            bytes: InstructionBytes::new(shown),
+            text,
+            reason,
+        }
     }
 
     pub(super) fn early(error: CpuError, bytes: &[u8]) -> Box<Self> {
@@ -142,7 +168,11 @@ impl fmt::Display for Unhandled {
             let gap = if i == 0 { "" } else { " " };
             write!(f, "{gap}{byte:02x}")?;
         }
-        write!(f, "] at RIP {:#x} cannot be completed: {}", self.rip, self.reason)
+        write!(
+            f,
+            "] at RIP {:#x} cannot be completed: {}",
+            self.rip, self.reason
+        )
     }
 }
 

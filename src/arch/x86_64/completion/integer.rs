@@ -31,7 +31,11 @@ pub(super) fn count(s: &mut Stopped, known: &Instruction) -> Step {
         }
     };
     s.set_gpr(known.op0_register(), count);
-    let which = if known.mnemonic() == Mnemonic::Popcnt { STATUS } else { CF | ZF };
+    let which = if known.mnemonic() == Mnemonic::Popcnt {
+        STATUS
+    } else {
+        CF | ZF
+    };
     s.set_flags(which, flags);
     Ok(Next::Advance)
 }
@@ -55,7 +59,10 @@ pub(super) fn andn(s: &mut Stopped, known: &Instruction) -> Step {
     let source = s.read(known, 2)?;
     let result = !s.gpr(known.op1_register()) & source & mask(bytes);
     s.set_gpr(known.op0_register(), result);
-    s.set_flags(SF | ZF | CF | OF, bits::result_flags(result, bytes) & (SF | ZF));
+    s.set_flags(
+        SF | ZF | CF | OF,
+        bits::result_flags(result, bytes) & (SF | ZF),
+    );
     Ok(Next::Advance)
 }
 
@@ -82,7 +89,11 @@ pub(super) fn bextr(s: &mut Stopped, known: &Instruction) -> Step {
     let control = s.gpr(known.op2_register());
     let (start, len) = (low32(control & 0xff), low32(control >> 8 & 0xff));
     let field = source.checked_shr(start).unwrap_or(0);
-    let kept = if len < 64 { field & ((1 << len) - 1) } else { field };
+    let kept = if len < 64 {
+        field & ((1 << len) - 1)
+    } else {
+        field
+    };
     s.set_gpr(known.op0_register(), kept);
     s.set_flags(ZF | CF | OF, flag(kept == 0, ZF));
     Ok(Next::Advance)
@@ -93,7 +104,11 @@ pub(super) fn bzhi(s: &mut Stopped, known: &Instruction) -> Step {
     let source = s.read(known, 1)? & mask(bytes);
     let index = low32(s.gpr(known.op2_register()) & 0xff);
     let beyond = u64::from(index) >= 8 * bytes as u64;
-    let result = if beyond { source } else { source & ((1 << index) - 1) };
+    let result = if beyond {
+        source
+    } else {
+        source & ((1 << index) - 1)
+    };
     s.set_gpr(known.op0_register(), result);
     let flags = bits::result_flags(result, bytes) & (SF | ZF) | flag(beyond, CF);
     s.set_flags(SF | ZF | CF | OF, flags);
@@ -109,7 +124,11 @@ pub(super) fn shift(s: &mut Stopped, known: &Instruction) -> Step {
         Mnemonic::Shlx => value << by,
         Mnemonic::Shrx => value >> by,
         Mnemonic::Sarx => {
-            let high = if value & sign(bytes) != 0 { !mask(bytes) } else { 0 };
+            let high = if value & sign(bytes) != 0 {
+                !mask(bytes)
+            } else {
+                0
+            };
             ((value | high).cast_signed() >> by).cast_unsigned()
         }
         _ if bytes == 8 => value.rotate_right(by),
@@ -143,7 +162,11 @@ pub(super) fn mulx(s: &mut Stopped, known: &Instruction) -> Step {
     let bytes = width(known, 0);
     let product = u128::from(s.read(known, 2)?) * u128::from(s.regs.rdx & mask(bytes));
     let (low, high) = halves(product);
-    let (low, high) = if bytes == 8 { (low, high) } else { (low & mask(4), low >> 32) };
+    let (low, high) = if bytes == 8 {
+        (low, high)
+    } else {
+        (low & mask(4), low >> 32)
+    };
     // If both name one register, it gets the high half.
     s.set_gpr(known.op1_register(), low);
     s.set_gpr(known.op0_register(), high);
@@ -153,7 +176,11 @@ pub(super) fn mulx(s: &mut Stopped, known: &Instruction) -> Step {
 /// adcx, adox: one carry chain each.
 pub(super) fn add_carry(s: &mut Stopped, known: &Instruction) -> Step {
     let bytes = width(known, 0);
-    let chain = if known.mnemonic() == Mnemonic::Adcx { CF } else { OF };
+    let chain = if known.mnemonic() == Mnemonic::Adcx {
+        CF
+    } else {
+        OF
+    };
     let source = u128::from(s.read(known, 1)?);
     let carry = u128::from(s.regs.rflags & chain != 0);
     let sum = u128::from(s.gpr(known.op0_register())) + source + carry;
@@ -190,7 +217,11 @@ pub(super) fn bswap(s: &mut Stopped, known: &Instruction) -> Step {
     let register = known.op0_register();
     let bytes = register.size();
     // Of a 16-bit register the result is undefined; processors clear it.
-    let swapped = if bytes == 2 { 0 } else { s.gpr(register).swap_bytes() >> (64 - 8 * bytes) };
+    let swapped = if bytes == 2 {
+        0
+    } else {
+        s.gpr(register).swap_bytes() >> (64 - 8 * bytes)
+    };
     s.set_gpr(register, swapped);
     Ok(Next::Advance)
 }
@@ -220,7 +251,11 @@ pub(super) fn xadd(s: &mut Stopped, known: &Instruction) -> Step {
 /// rdrand, rdseed: the host's own, failures included.
 pub(super) fn random(s: &mut Stopped, known: &Instruction) -> Step {
     let bytes = known.op0_register().size();
-    let value = if known.mnemonic() == Mnemonic::Rdseed { random::seed() } else { random::number() };
+    let value = if known.mnemonic() == Mnemonic::Rdseed {
+        random::seed()
+    } else {
+        random::number()
+    };
     s.set_gpr(known.op0_register(), value.unwrap_or(0) & mask(bytes));
     s.set_flags(CF | PF | AF | ZF | SF | OF, flag(value.is_some(), CF));
     Ok(Next::Advance)

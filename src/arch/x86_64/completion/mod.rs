@@ -28,7 +28,7 @@ mod xstate;
 mod tests;
 
 pub use fault::{Exception, Extra, Reason, Unhandled};
-pub use vcpu::VcpuState;
+pub use vcpu::{VcpuState, share_registers};
 
 use crate::kvm::failure::InstructionBytes;
 use crate::memory::GuestRam;
@@ -92,10 +92,7 @@ pub fn complete(
 }
 
 /// Up to fifteen bytes at RIP, through the guest's page tables, for an exit without bytes.
-pub fn fetch(
-    cpu: &mut impl Cpu,
-    ram: &GuestRam,
-) -> Result<InstructionBytes, Box<Unhandled>> {
+pub fn fetch(cpu: &mut impl Cpu, ram: &GuestRam) -> Result<InstructionBytes, Box<Unhandled>> {
     let mut stopped = Stopped::new(cpu, ram).map_err(|error| Unhandled::early(error, &[]))?;
     stopped.fetch().map(|(bytes, _)| bytes).map_err(|stop| {
         let reason = match stop {

@@ -32,18 +32,24 @@ impl Span {
         let first = usize::from(low16(PAGE - (self.pieces[0] & (PAGE - 1))));
         let (from, to) = (offset, (offset + len).min(self.len));
         let page = usize::from(low16(PAGE));
-        self.pieces.into_iter().enumerate().filter_map(move |(i, address)| {
-            let start = if i == 0 { 0 } else { first + (i - 1) * page };
-            let end = first + i * page;
-            let (a, b) = (start.max(from), end.min(to));
-            (a < b).then(|| (address + (a as u64 - start as u64), a, b - a))
-        })
+        self.pieces
+            .into_iter()
+            .enumerate()
+            .filter_map(move |(i, address)| {
+                let start = if i == 0 { 0 } else { first + (i - 1) * page };
+                let end = first + i * page;
+                let (a, b) = (start.max(from), end.min(to));
+                (a < b).then(|| (address + (a as u64 - start as u64), a, b - a))
+            })
     }
 
     pub fn read(&self, ram: &GuestRam, offset: usize, into: &mut [u8]) -> Result<(), Stop> {
         for (address, at, len) in self.parts(offset, into.len()) {
-            ram.read_slice(&mut into[at - offset..at - offset + len], GuestAddress(address))
-                .map_err(|_| Stop::Refused(Reason::NotRam(address)))?;
+            ram.read_slice(
+                &mut into[at - offset..at - offset + len],
+                GuestAddress(address),
+            )
+            .map_err(|_| Stop::Refused(Reason::NotRam(address)))?;
         }
         Ok(())
     }
@@ -98,7 +104,11 @@ impl Stopped<'_> {
             })
         });
         let address = address.ok_or(Stop::Refused(Reason::Form))?;
-        Ok(if self.long_mode() { address } else { address & mask(4) })
+        Ok(if self.long_mode() {
+            address
+        } else {
+            address & mask(4)
+        })
     }
 
     /// In 64-bit mode only FS and GS have one.
@@ -159,7 +169,11 @@ impl Stopped<'_> {
     /// Canonical in 64-bit mode, within the limit elsewhere (expand-down segments are not known
     /// to any kernel that boots here, and are refused).
     fn check_segment(&self, first: u64, last: u64, segment: Register) -> Result<(), Stop> {
-        let fault = if segment == Register::SS { Exception::STACK } else { Exception::PROTECTION };
+        let fault = if segment == Register::SS {
+            Exception::STACK
+        } else {
+            Exception::PROTECTION
+        };
         let fits = if self.long_mode() {
             self.is_canonical(first) && self.is_canonical(last)
         } else {
@@ -168,7 +182,11 @@ impl Stopped<'_> {
             let start = first.wrapping_sub(of.base) & mask(4);
             start <= offset && offset <= u64::from(of.limit)
         };
-        if fits { Ok(()) } else { Err(Stop::Fault(fault)) }
+        if fits {
+            Ok(())
+        } else {
+            Err(Stop::Fault(fault))
+        }
     }
 
     pub fn place(&mut self, known: &Instruction, op: u32, access: Access) -> Result<Place, Stop> {

@@ -76,7 +76,11 @@ impl Stopped<'_> {
 
     /// Bits 63 to 47 (56 with 5 levels) must all be equal.
     pub fn is_canonical(&self, linear: u64) -> bool {
-        let spare = if self.sregs.cr4 & CR4_LA57 != 0 { 7 } else { 16 };
+        let spare = if self.sregs.cr4 & CR4_LA57 != 0 {
+            7
+        } else {
+            16
+        };
         let top = linear >> (63 - spare);
         top == 0 || top == (1 << (spare + 1)) - 1
     }
@@ -111,7 +115,11 @@ impl Stopped<'_> {
                 let inside = (1u64 << (12 + 9 * level)) - 1;
                 let page = entry & FRAME & !inside;
                 let marked = self.mark(&used[..depth], access)?;
-                return Ok(if marked { Walk::Found(page | linear & inside) } else { Walk::Again });
+                return Ok(if marked {
+                    Walk::Found(page | linear & inside)
+                } else {
+                    Walk::Again
+                });
             }
             table = entry & FRAME;
         }
@@ -128,9 +136,7 @@ impl Stopped<'_> {
         match level {
             0 => reserved,
             // Bit 12 of a large page is its PAT bit, those up to its size must be clear.
-            1 | 2 if entry & LARGE != 0 => {
-                reserved | ((1u64 << (12 + 9 * level)) - 1) & !0x1fff
-            }
+            1 | 2 if entry & LARGE != 0 => reserved | ((1u64 << (12 + 9 * level)) - 1) & !0x1fff,
             1 | 2 => reserved,
             _ => reserved | LARGE,
         }
@@ -147,11 +153,21 @@ impl Stopped<'_> {
             Access::Read => true,
             Access::Write => granted & WRITABLE != 0 || (!user && cr0 & CR0_WP == 0),
         };
-        if allowed { Ok(()) } else { Err(self.page_fault(linear, access, CODE_PRESENT)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.page_fault(linear, access, CODE_PRESENT))
+        }
     }
 
     /// Protection keys guard user pages against data accesses of every ring (SDM vol. 3, 4.6.2).
-    fn check_key(&mut self, linear: u64, access: Access, granted: u64, leaf: u64) -> Result<(), Stop> {
+    fn check_key(
+        &mut self,
+        linear: u64,
+        access: Access,
+        granted: u64,
+        leaf: u64,
+    ) -> Result<(), Stop> {
         if self.sregs.cr4 & CR4_PKE == 0 || granted & USER == 0 || access == Access::Fetch {
             return Ok(());
         }
@@ -176,9 +192,8 @@ impl Stopped<'_> {
             if marked == entry {
                 continue;
             }
-            let found =
-                atomic::compare_exchange(self.ram, address, 8, entry.into(), marked.into())
-                    .map_err(|_| Stop::Refused(Reason::TableNotRam(address)))?;
+            let found = atomic::compare_exchange(self.ram, address, 8, entry.into(), marked.into())
+                .map_err(|_| Stop::Refused(Reason::TableNotRam(address)))?;
             if found != u128::from(entry) {
                 return Ok(false);
             }

@@ -20,7 +20,12 @@ pub(super) struct Stopped<'a> {
 impl<'a> Stopped<'a> {
     pub fn new(cpu: &'a mut dyn Cpu, ram: &'a GuestRam) -> Result<Self, CpuError> {
         let (regs, sregs) = (cpu.regs()?, cpu.sregs()?);
-        Ok(Self { cpu, ram, regs, sregs })
+        Ok(Self {
+            cpu,
+            ram,
+            regs,
+            sregs,
+        })
     }
 
     pub fn complete(&mut self, bytes: &[u8]) -> Result<Completed, Box<Unhandled>> {
@@ -42,7 +47,12 @@ impl<'a> Stopped<'a> {
     }
 
     /// Writes back what the step came to.
-    fn settle(&mut self, before: kvm_regs, known: &Instruction, step: Step) -> Result<Completed, Stop> {
+    fn settle(
+        &mut self,
+        before: kvm_regs,
+        known: &Instruction,
+        step: Step,
+    ) -> Result<Completed, Stop> {
         let trap = match step {
             Ok(Next::Jump) => None,
             Ok(next) => {
@@ -51,7 +61,11 @@ impl<'a> Stopped<'a> {
                 } else {
                     known.next_ip() & bits::mask(4)
                 };
-                if let Next::Trap(exception) = next { Some(exception) } else { None }
+                if let Next::Trap(exception) = next {
+                    Some(exception)
+                } else {
+                    None
+                }
             }
             Err(Stop::Fault(exception)) => return Ok(self.raise(before, exception)?),
             Err(stop) => return Err(stop),
@@ -60,7 +74,9 @@ impl<'a> Stopped<'a> {
         self.cpu.set_regs(&self.regs)?;
         // SDM vol. 3, 18.3.1.4: the single-step trap follows an instruction that began with TF.
         let stepped = (before.rflags & TF != 0).then_some(Exception::DEBUG);
-        let Some(exception) = trap.or(stepped) else { return Ok(Completed::Done) };
+        let Some(exception) = trap.or(stepped) else {
+            return Ok(Completed::Done);
+        };
         self.cpu.inject(&exception)?;
         Ok(Completed::Raised(exception))
     }
@@ -133,7 +149,11 @@ impl<'a> Stopped<'a> {
     }
 
     pub fn require_ring0(&self) -> Result<(), Stop> {
-        if self.cpl() == 0 { Ok(()) } else { Err(Stop::Fault(Exception::PROTECTION)) }
+        if self.cpl() == 0 {
+            Ok(())
+        } else {
+            Err(Stop::Fault(Exception::PROTECTION))
+        }
     }
 
     pub fn segment(&self, register: Register) -> &kvm_segment {
@@ -150,7 +170,9 @@ impl<'a> Stopped<'a> {
     /// The general register, zero-extended; zero for anything that is none.
     pub fn gpr(&self, register: Register) -> u64 {
         let mut regs = self.regs;
-        let Some(full) = slot(&mut regs, register) else { return 0 };
+        let Some(full) = slot(&mut regs, register) else {
+            return 0;
+        };
         if is_high_byte(register) {
             return (*full >> 8) & 0xff;
         }
@@ -159,7 +181,9 @@ impl<'a> Stopped<'a> {
 
     /// 32-bit writes clear the upper half, narrower ones keep what is around them.
     pub fn set_gpr(&mut self, register: Register, value: u64) {
-        let Some(full) = slot(&mut self.regs, register) else { return };
+        let Some(full) = slot(&mut self.regs, register) else {
+            return;
+        };
         *full = if is_high_byte(register) {
             (*full & !0xff00) | ((value & 0xff) << 8)
         } else {
@@ -188,7 +212,10 @@ impl<'a> Stopped<'a> {
 }
 
 fn is_high_byte(register: Register) -> bool {
-    matches!(register, Register::AH | Register::BH | Register::CH | Register::DH)
+    matches!(
+        register,
+        Register::AH | Register::BH | Register::CH | Register::DH
+    )
 }
 
 fn slot(regs: &mut kvm_regs, register: Register) -> Option<&mut u64> {

@@ -57,7 +57,10 @@ pub(super) fn swapgs(s: &mut Stopped, _: &Instruction) -> Step {
         return Err(UNDEFINED);
     }
     s.require_ring0()?;
-    let kernel = s.cpu.msr(MSR_KERNEL_GS_BASE)?.ok_or(Stop::Refused(Reason::Form))?;
+    let kernel = s
+        .cpu
+        .msr(MSR_KERNEL_GS_BASE)?
+        .ok_or(Stop::Refused(Reason::Form))?;
     let current = s.sregs.gs.base;
     set_msr(s, MSR_GS_BASE, kernel)?;
     set_msr(s, MSR_KERNEL_GS_BASE, current)?;
@@ -65,7 +68,11 @@ pub(super) fn swapgs(s: &mut Stopped, _: &Instruction) -> Step {
 }
 
 fn set_msr(s: &mut Stopped, index: u32, value: u64) -> Result<(), Stop> {
-    if s.cpu.set_msr(index, value)? { Ok(()) } else { Err(PROTECTION) }
+    if s.cpu.set_msr(index, value)? {
+        Ok(())
+    } else {
+        Err(PROTECTION)
+    }
 }
 
 /// rdfsbase, rdgsbase, wrfsbase, wrgsbase.
@@ -87,7 +94,11 @@ pub(super) fn base(s: &mut Stopped, known: &Instruction) -> Step {
         }
         set_msr(s, index, value)?;
     } else {
-        let base = if index == MSR_FS_BASE { s.sregs.fs.base } else { s.sregs.gs.base };
+        let base = if index == MSR_FS_BASE {
+            s.sregs.fs.base
+        } else {
+            s.sregs.gs.base
+        };
         s.set_gpr(register, base);
     }
     Ok(Next::Advance)
@@ -192,8 +203,19 @@ pub(super) fn sysret(s: &mut Stopped, known: &Instruction) -> Step {
     }
     let star = s.cpu.msr(MSR_STAR)?.ok_or(UNDEFINED)?;
     let selector = super::bits::low16(star >> 48);
-    let code = if wide { selector.wrapping_add(16) } else { selector };
-    let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, dpl: 3, ..Default::default() };
+    let code = if wide {
+        selector.wrapping_add(16)
+    } else {
+        selector
+    };
+    let flat = kvm_segment {
+        limit: u32::MAX,
+        present: 1,
+        s: 1,
+        g: 1,
+        dpl: 3,
+        ..Default::default()
+    };
     s.sregs.cs = kvm_segment {
         selector: code | 3,
         type_: 11,
@@ -201,12 +223,21 @@ pub(super) fn sysret(s: &mut Stopped, known: &Instruction) -> Step {
         db: u8::from(!wide),
         ..flat
     };
-    s.sregs.ss = kvm_segment { selector: selector.wrapping_add(8) | 3, type_: 3, db: 1, ..flat };
+    s.sregs.ss = kvm_segment {
+        selector: selector.wrapping_add(8) | 3,
+        type_: 3,
+        db: 1,
+        ..flat
+    };
     // Fixed by the SDM: of R11 everything but RF, VM and the reserved bits; bit 1 is set.
     const KEPT: u64 = 0x3c_7fd7;
     debug_assert!(KEPT & (RF | VM) == 0 && KEPT & TF != 0);
     s.regs.rflags = s.regs.r11 & KEPT | 2;
-    s.regs.rip = if wide { s.regs.rcx } else { s.regs.rcx & mask(4) };
+    s.regs.rip = if wide {
+        s.regs.rcx
+    } else {
+        s.regs.rcx & mask(4)
+    };
     let sregs = s.sregs;
     s.cpu.set_sregs(&sregs)?;
     Ok(Next::Jump)

@@ -82,7 +82,11 @@ pub(super) fn set_register(
     len: usize,
     clear: bool,
 ) {
-    let mut whole = if clear { [0; 64] } else { get_register(image, register) };
+    let mut whole = if clear {
+        [0; 64]
+    } else {
+        get_register(image, register)
+    };
     whole[..len].copy_from_slice(&value[..len]);
     for (component, at, size, first) in parts(register.number()) {
         let bytes = &whole[first..first + size];
@@ -143,8 +147,22 @@ fn needs_alignment(mnemonic: Mnemonic) -> bool {
     };
     matches!(
         mnemonic,
-        Movapd | Movaps | Movdqa | Movntdq | Movntdqa | Movntpd | Movntps | Vmovapd | Vmovaps
-            | Vmovdqa | Vmovdqa32 | Vmovdqa64 | Vmovntdq | Vmovntdqa | Vmovntpd | Vmovntps
+        Movapd
+            | Movaps
+            | Movdqa
+            | Movntdq
+            | Movntdqa
+            | Movntpd
+            | Movntps
+            | Vmovapd
+            | Vmovaps
+            | Vmovdqa
+            | Vmovdqa32
+            | Vmovdqa64
+            | Vmovntdq
+            | Vmovntdqa
+            | Vmovntpd
+            | Vmovntps
     )
 }
 
@@ -152,7 +170,11 @@ fn needs_alignment(mnemonic: Mnemonic) -> bool {
 pub(super) fn whole(s: &mut Stopped, known: &Instruction) -> Step {
     begin(s, known)?;
     let len = width(known, 0).min(64);
-    let align = if needs_alignment(known.mnemonic()) { len as u64 } else { 1 };
+    let align = if needs_alignment(known.mnemonic()) {
+        len as u64
+    } else {
+        1
+    };
     let value = get(s, known, 1, len, align)?;
     if known.op0_kind() == OpKind::Memory {
         return store(s, known, &value[..len], align);
@@ -234,7 +256,9 @@ pub(super) fn signs(s: &mut Stopped, known: &Instruction) -> Step {
     };
     let len = width(known, 1).min(64);
     let value = get(s, known, 1, len, 1)?;
-    let tops = value[..len].chunks_exact(element).map(|chunk| chunk[element - 1] >> 7);
+    let tops = value[..len]
+        .chunks_exact(element)
+        .map(|chunk| chunk[element - 1] >> 7);
     let bits = tops.rev().fold(0, |bits, top| bits << 1 | u64::from(top));
     s.set_gpr(known.op0_register(), bits);
     Ok(Next::Advance)
@@ -282,7 +306,11 @@ fn element(mnemonic: Mnemonic) -> usize {
 /// vzeroupper, vzeroall: of the first sixteen registers (eight outside 64-bit mode).
 pub(super) fn zero(s: &mut Stopped, known: &Instruction) -> Step {
     begin(s, known)?;
-    let kept = if known.mnemonic() == Mnemonic::Vzeroall { 0 } else { 16 };
+    let kept = if known.mnemonic() == Mnemonic::Vzeroall {
+        0
+    } else {
+        16
+    };
     let count = if s.long_mode() { 16 } else { 8 };
     for number in 0..count {
         let register = Register::XMM0 + low32(number);

@@ -74,14 +74,30 @@ fn lanes(mnemonic: Mnemonic) -> Option<(usize, Lane)> {
     let sub: Lane = u64::wrapping_sub;
     let equal: Lane = |a, b| all_if(a == b);
     Some(match mnemonic {
-        M::Pand | M::Vpand | M::Andps | M::Andpd | M::Vandps | M::Vandpd | M::Vpandd
+        M::Pand
+        | M::Vpand
+        | M::Andps
+        | M::Andpd
+        | M::Vandps
+        | M::Vandpd
+        | M::Vpandd
         | M::Vpandq => (8, and),
-        M::Por | M::Vpor | M::Orps | M::Orpd | M::Vorps | M::Vorpd | M::Vpord | M::Vporq => {
-            (8, or)
-        }
-        M::Pxor | M::Vpxor | M::Xorps | M::Xorpd | M::Vxorps | M::Vxorpd | M::Vpxord
+        M::Por | M::Vpor | M::Orps | M::Orpd | M::Vorps | M::Vorpd | M::Vpord | M::Vporq => (8, or),
+        M::Pxor
+        | M::Vpxor
+        | M::Xorps
+        | M::Xorpd
+        | M::Vxorps
+        | M::Vxorpd
+        | M::Vpxord
         | M::Vpxorq => (8, xor),
-        M::Pandn | M::Vpandn | M::Andnps | M::Andnpd | M::Vandnps | M::Vandnpd | M::Vpandnd
+        M::Pandn
+        | M::Vpandn
+        | M::Andnps
+        | M::Andnpd
+        | M::Vandnps
+        | M::Vandnpd
+        | M::Vpandnd
         | M::Vpandnq => (8, and_not),
         M::Paddb | M::Vpaddb => (1, add),
         M::Paddw | M::Vpaddw => (2, add),
@@ -208,7 +224,11 @@ fn slide(source: &Vector, by: u8, left: bool) -> Vector {
     let by = usize::from(by).min(16);
     let mut value = [0; 64];
     for lane in (0..64).step_by(16) {
-        let (from, to) = if left { (lane, lane + by) } else { (lane + by, lane) };
+        let (from, to) = if left {
+            (lane, lane + by)
+        } else {
+            (lane + by, lane)
+        };
         value[to..to + 16 - by].copy_from_slice(&source[from..from + 16 - by]);
     }
     value

@@ -11,12 +11,12 @@ use super::fault::{Exception, Next, Reason, Step, Stop};
 use super::operand::Span;
 use super::paging::Access;
 use super::stopped::Stopped;
+use super::xstate::AVX;
 use super::xstate::{
     COMPACTED, FDP, FIP, HEADER_END, INIT_MXCSR, LEGACY_END, MXCSR, SSE, ST, X87, XCOMP_BV, XMM,
-    XSTATE_BV, components, compacted, extended, get_u32, get_u64, in_use, init, mxcsr, mxcsr_mask,
+    XSTATE_BV, compacted, components, extended, get_u32, get_u64, in_use, init, mxcsr, mxcsr_mask,
     put, set_mxcsr, touch,
 };
-use super::xstate::AVX;
 use iced_x86::{Instruction, Mnemonic};
 
 const MSR_XSS: u32 = 0xda0;
@@ -69,11 +69,16 @@ pub(super) fn save(s: &mut Stopped, known: &Instruction) -> Step {
     s.cpu.load_xsave()?;
     let image = s.cpu.image();
     let mut used = in_use(image) & wanted;
-    // SDM vol. 1, 13.6: MXCSR counts as SSE state here, though XINUSE does not track it.
-    if wanted & SSE != 0 && mxcsr(image) != INIT_MXCSR {
+    // XINUSE does not track MXCSR, but for these it counts as SSE state (SDM vol. 1, 13.10);
+    // the others write it whatever the header says.
+    if format == Format::Compacted && wanted & SSE != 0 && mxcsr(image) != INIT_MXCSR {
         used |= SSE;
     }
-    let written = if format == Format::Standard { wanted } else { used };
+    let written = if format == Format::Standard {
+        wanted
+    } else {
+        used
+    };
     let (places, end) = match format {
         Format::Compacted => compacted(wanted),
         _ => standard(wanted),
@@ -165,8 +170,14 @@ pub(super) fn restore(s: &mut Stopped, known: &Instruction) -> Step {
     check_header(&area, allowed, supervisor)?;
 
     let loaded = wanted & present;
-    let (places, _) = if is_compacted { compacted(layout & !COMPACTED) } else { standard(loaded) };
-    let end = extended(loaded).map(|i| places[i] + components()[i].size).max();
+    let (places, _) = if is_compacted {
+        compacted(layout & !COMPACTED)
+    } else {
+        standard(loaded)
+    };
+    let end = extended(loaded)
+        .map(|i| places[i] + components()[i].size)
+        .max();
     if let Some(end) = end.filter(|&end| end <= MAX_AREA) {
         let span = s.span(known, 0, end, Access::Read)?;
         span.read(s.ram, HEADER_END, &mut area[HEADER_END..end])?;
@@ -183,7 +194,10 @@ pub(super) fn restore(s: &mut Stopped, known: &Instruction) -> Step {
         return Err(PROTECTION);
     }
     let known_to_kvm = |i: &usize| *i < 2 || components()[*i].offset != 0;
-    for i in (0..63).filter(|i| wanted >> i & 1 != 0).filter(known_to_kvm) {
+    for i in (0..63)
+        .filter(|i| wanted >> i & 1 != 0)
+        .filter(known_to_kvm)
+    {
         if loaded >> i & 1 != 0 {
             load(image, i, &area, places[i], wide);
         } else {
@@ -204,10 +218,7 @@ fn check_header(area: &[u8], allowed: u64, supervisor: bool) -> Result<(), Stop>
             || present & !(layout & !COMPACTED) != 0
             || zeros.iter().any(|&byte| byte != 0)
     } else {
-        supervisor
-            || present & !allowed != 0
-            || layout != 0
-            || get_u64(area, XCOMP_BV + 8) != 0
+        supervisor || present & !allowed != 0 || layout != 0 || get_u64(area, XCOMP_BV + 8) != 0
     };
     if bad { Err(PROTECTION) } else { Ok(()) }
 }

@@ -49,7 +49,11 @@ pub(super) struct Component {
 impl Component {
     /// Its bytes in the standard format; none for a supervisor component.
     pub fn range(&self) -> Range<usize> {
-        if self.offset == 0 { 0..0 } else { self.offset..self.offset + self.size }
+        if self.offset == 0 {
+            0..0
+        } else {
+            self.offset..self.offset + self.size
+        }
     }
 }
 
@@ -62,7 +66,11 @@ pub(super) fn components() -> &'static [Component; 63] {
             let leaf = __cpuid_count(0xd, i);
             let supervisor = leaf.ecx & 1 != 0;
             *component = Component {
-                offset: if supervisor { 0 } else { usize::try_from(leaf.ebx).unwrap_or(0) },
+                offset: if supervisor {
+                    0
+                } else {
+                    usize::try_from(leaf.ebx).unwrap_or(0)
+                },
                 size: usize::try_from(leaf.eax).unwrap_or(0),
                 aligned: leaf.ecx & 2 != 0,
             };
@@ -94,13 +102,19 @@ pub(super) fn compacted(present: u64) -> ([usize; 63], usize) {
 
 pub(super) fn get_u64(image: &[u8], at: usize) -> u64 {
     image.get(at..at + 8).map_or(0, |bytes| {
-        bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte))
     })
 }
 
 pub(super) fn get_u32(image: &[u8], at: usize) -> u32 {
     image.get(at..at + 4).map_or(0, |bytes| {
-        bytes.iter().rev().fold(0, |value, &byte| value << 8 | u32::from(byte))
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u32::from(byte))
     })
 }
 
@@ -134,7 +148,11 @@ pub(super) fn mxcsr_mask(image: &[u8]) -> u32 {
 /// Protection-key rights; without the component, all rights.
 pub(super) fn pkru(image: &[u8]) -> u32 {
     let place = &components()[9];
-    if in_use(image) & PKRU == 0 || place.size < 4 { 0 } else { get_u32(image, place.offset) }
+    if in_use(image) & PKRU == 0 || place.size < 4 {
+        0
+    } else {
+        get_u32(image, place.offset)
+    }
 }
 
 fn zero(image: &mut [u8], range: Range<usize>) {

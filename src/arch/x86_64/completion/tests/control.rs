@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! FPU control against the processor; privileged instructions against the manual.
-#![expect(unsafe_code, reason = "the address of an instruction is taken in assembly")]
+#![expect(
+    unsafe_code,
+    reason = "the address of an instruction is taken in assembly"
+)]
 
 use super::super::bits::*;
 use super::super::{Completed, Exception};
@@ -16,10 +19,40 @@ macro_rules! agree {
 
 #[test]
 fn x87_control() {
-    agree!("fninit", "fnclex", "fnstcw word ptr [rsi]", "fnstsw word ptr [rsi]", "fnstsw ax",
-        "fwait", "emms", "stmxcsr dword ptr [rsi]", "nop", "endbr64", "lfence", "sfence", "mfence", "pause",
-        "prefetcht0 byte ptr [rsi]", "nop dword ptr [rsi + rax]", "clflush byte ptr [rsi]",
-        "xgetbv" );
+    agree!(
+        "fninit",
+        "fnclex",
+        "fnstcw word ptr [rsi]",
+        "fnstsw word ptr [rsi]",
+        "fnstsw ax",
+        "fwait",
+        "emms",
+        "stmxcsr dword ptr [rsi]",
+        "nop",
+        "endbr64",
+        "lfence",
+        "sfence",
+        "mfence",
+        "pause",
+        "prefetcht0 byte ptr [rsi]",
+        "nop dword ptr [rsi + rax]",
+        "clflush byte ptr [rsi]");
+}
+
+#[test]
+fn xgetbv_tells_xcr0_and_what_is_in_use() {
+    let mut world = World::new();
+    let mut random = Random(6);
+    for round in 0..300 {
+        let state = random_state(&mut random);
+        let mut gpr = [u64::MAX; 16];
+        (gpr[1], gpr[4]) = (round & 1, 0);
+        let (world, code) = (&mut world, code!("xgetbv"));
+        Trial { world, code, gpr, rflags: 2, state: &state, defined: STATUS, memory: 0 }.agree();
+    }
+    world.cpu.regs.rcx = 2;
+    let refused = world.complete(code!("xgetbv"));
+    assert_eq!(refused, Completed::Raised(Exception::PROTECTION));
 }
 
 #[test]
@@ -39,8 +72,16 @@ fn control_words_are_loaded() {
         ] {
             world.poke(0, &value.to_le_bytes());
             let world = &mut world;
-            Trial { world, code, gpr, rflags: 2, state: &state, defined: STATUS, memory: 64 }
-                .agree();
+            Trial {
+                world,
+                code,
+                gpr,
+                rflags: 2,
+                state: &state,
+                defined: STATUS,
+                memory: 64,
+            }
+            .agree();
         }
     }
 }
@@ -51,7 +92,10 @@ fn a_reserved_mxcsr_bit_is_a_protection_fault() {
     world.poke(0, &0x1_1f80u32.to_le_bytes());
     world.cpu.regs.rsi = world.data;
     let code = code!("ldmxcsr dword ptr [rsi]");
-    assert_eq!(world.complete(code), Completed::Raised(Exception::PROTECTION));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::PROTECTION)
+    );
     assert_eq!(world.cpu.regs.rip, code);
 }
 
@@ -64,7 +108,10 @@ fn unmasked_exceptions_wait_for_fwait() {
     let code = code!("fwait");
     assert_eq!(world.complete(code), Completed::Raised(Exception::MATH));
     world.cpu.sregs.cr0 |= CR0_TS;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::NO_DEVICE));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::NO_DEVICE)
+    );
 }
 
 #[test]
@@ -72,11 +119,17 @@ fn int3_is_a_trap_and_ud2_a_fault() {
     let mut world = World::new();
     let code = code!("int3");
     world.cpu.regs.rflags |= RF;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::BREAKPOINT));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::BREAKPOINT)
+    );
     assert_eq!(world.cpu.regs.rip, code + 1);
     assert_eq!(world.cpu.regs.rflags & RF, 0);
     let code = code!("ud2");
-    assert_eq!(world.complete(code), Completed::Raised(Exception::UNDEFINED));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::UNDEFINED)
+    );
     assert_eq!(world.cpu.regs.rip, code);
     assert_eq!(world.cpu.regs.rflags & RF, RF);
 }
@@ -98,7 +151,10 @@ fn clac_and_stac_move_ac_at_ring_0_only() {
     world.complete(code!("clac"));
     assert_eq!(world.cpu.regs.rflags, 2);
     world.cpu.sregs.ss.dpl = 3;
-    assert_eq!(world.complete(code!("stac")), Completed::Raised(Exception::UNDEFINED));
+    assert_eq!(
+        world.complete(code!("stac")),
+        Completed::Raised(Exception::UNDEFINED)
+    );
 }
 
 #[test]
@@ -118,7 +174,10 @@ fn swapgs_and_bases() {
     let refused = world.complete(code!("wrgsbase rcx"));
     assert_eq!(refused, Completed::Raised(Exception::PROTECTION));
     world.cpu.sregs.cr4 &= !CR4_FSGSBASE;
-    assert_eq!(world.complete(code!("rdfsbase rax")), Completed::Raised(Exception::UNDEFINED));
+    assert_eq!(
+        world.complete(code!("rdfsbase rax")),
+        Completed::Raised(Exception::UNDEFINED)
+    );
 }
 
 #[test]
@@ -138,7 +197,10 @@ fn identity_comes_of_the_msrs() {
     world.cpu.msrs.insert(0x10, 0x1122_3344_5566_7788);
     world.complete(code!("rdtscp"));
     let regs = world.cpu.regs;
-    assert_eq!((regs.rdx, regs.rax, regs.rcx), (0x1122_3344, 0x5566_7788, 0x7003));
+    assert_eq!(
+        (regs.rdx, regs.rax, regs.rcx),
+        (0x1122_3344, 0x5566_7788, 0x7003)
+    );
     world.complete(code!("rdpid r11"));
     assert_eq!(world.cpu.regs.r11, 0x7003);
 }
@@ -167,12 +229,21 @@ fn xsetbv_is_ring_0s_and_checked() {
     world.complete(code);
     assert_eq!(world.cpu.xcr0, 3);
     world.cpu.regs.rax = 2;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::PROTECTION));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::PROTECTION)
+    );
     world.cpu.regs.rax = 3;
     world.cpu.sregs.ss.dpl = 3;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::PROTECTION));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::PROTECTION)
+    );
     world.cpu.sregs.cr4 &= !CR4_OSXSAVE;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::UNDEFINED));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::UNDEFINED)
+    );
 }
 
 #[test]
@@ -198,13 +269,21 @@ fn invpcid_checks_its_descriptor() {
     let mut world = World::new();
     world.cpu.regs.rsi = world.data;
     let code = code!("invpcid rax, [rsi]");
-    for (kind, pcid, good) in
-        [(0, 0, true), (2, 0x5000, true), (3, 1, true), (4, 0, false), (1, 1, false)]
-    {
+    for (kind, pcid, good) in [
+        (0, 0, true),
+        (2, 0x5000, true),
+        (3, 1, true),
+        (4, 0, false),
+        (1, 1, false),
+    ] {
         world.poke(0, &u64::to_le_bytes(pcid));
         world.cpu.regs.rax = kind;
         let completed = world.complete(code);
-        assert_eq!(completed == Completed::Done, good, "kind {kind} pcid {pcid}");
+        assert_eq!(
+            completed == Completed::Done,
+            good,
+            "kind {kind} pcid {pcid}"
+        );
     }
 }
 
@@ -269,6 +348,8 @@ fn missing_bytes_are_fetched_through_the_tables() {
     // The second page is gone: its address is what faults.
     world.map(rip + 3, 0, 0);
     world.cpu.regs.rip = rip;
-    let Completed::Raised(fault) = world.complete_bytes(&popcnt[..3]) else { panic!() };
+    let Completed::Raised(fault) = world.complete_bytes(&popcnt[..3]) else {
+        panic!()
+    };
     assert_eq!(fault, Exception::page_fault(0x10, rip + 3));
 }

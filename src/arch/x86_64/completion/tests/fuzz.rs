@@ -11,10 +11,29 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Opcode maps and prefixes that lead to what has handlers; plain random bytes rarely do.
 const STEMS: &[&[u8]] = &[
-    &[], &[0x0f], &[0x0f, 0xae], &[0x0f, 0xc7], &[0x0f, 0x38], &[0x0f, 0x3a], &[0xf3, 0x0f],
-    &[0xf2, 0x0f], &[0x66, 0x0f], &[0x48, 0x0f, 0xae], &[0x48, 0x0f, 0xc7], &[0xf0, 0x48, 0x0f],
-    &[0xf3, 0x48, 0x0f], &[0xc4], &[0xc5], &[0x62], &[0xd9], &[0xdb, 0xe3], &[0x0f, 0x01],
-    &[0x66, 0x0f, 0x38], &[0xf3, 0x0f, 0xae], &[0x65, 0x48, 0x0f], &[0x67, 0x0f, 0xae],
+    &[],
+    &[0x0f],
+    &[0x0f, 0xae],
+    &[0x0f, 0xc7],
+    &[0x0f, 0x38],
+    &[0x0f, 0x3a],
+    &[0xf3, 0x0f],
+    &[0xf2, 0x0f],
+    &[0x66, 0x0f],
+    &[0x48, 0x0f, 0xae],
+    &[0x48, 0x0f, 0xc7],
+    &[0xf0, 0x48, 0x0f],
+    &[0xf3, 0x48, 0x0f],
+    &[0xc4],
+    &[0xc5],
+    &[0x62],
+    &[0xd9],
+    &[0xdb, 0xe3],
+    &[0x0f, 0x01],
+    &[0x66, 0x0f, 0x38],
+    &[0xf3, 0x0f, 0xae],
+    &[0x65, 0x48, 0x0f],
+    &[0x67, 0x0f, 0xae],
 ];
 
 fn pointer(data: u64, choice: u64, value: u64) -> u64 {
@@ -43,7 +62,11 @@ fn run(stem: &[u8], tail: &[u8], values: &[u64; 20]) {
     }
     if odd & 7 == 2 {
         let db = u8::from(odd & 0x100 != 0);
-        world.cpu.sregs.cs = kvm_segment { l: 0, db, ..world.cpu.sregs.cs };
+        world.cpu.sregs.cs = kvm_segment {
+            l: 0,
+            db,
+            ..world.cpu.sregs.cs
+        };
     }
     if odd & 7 == 3 {
         for (i, value) in values.iter().enumerate() {
@@ -86,18 +109,28 @@ fn every_short_encoding_gets_an_answer() {
             let [a, b] = pair.to_le_bytes();
             (bytes[stem.len()], bytes[stem.len() + 1]) = (a, b);
             let known = Decoder::new(64, &bytes, DecoderOptions::NONE).decode();
-            if known.code() == Code::INVALID || super::super::table::handler(known.mnemonic()).is_none() {
+            if known.code() == Code::INVALID
+                || super::super::table::handler(known.mnemonic()).is_none()
+            {
                 continue;
             }
             seen.insert(known.mnemonic());
             for (l, db) in [(1, 0), (0, 1), (0, 0)] {
                 world.set_gprs(&[start & !63; 16]);
                 world.cpu.regs.rip = 0x1000;
-                world.cpu.sregs.cs = kvm_segment { l, db, ..world.cpu.sregs.cs };
+                world.cpu.sregs.cs = kvm_segment {
+                    l,
+                    db,
+                    ..world.cpu.sregs.cs
+                };
                 let _ = complete(&mut world.cpu, &world.ram, &bytes);
             }
             world.cpu.sregs = fresh;
         }
     }
-    assert!(seen.len() > 150, "only {} mnemonics with handlers were met", seen.len());
+    assert!(
+        seen.len() > 150,
+        "only {} mnemonics with handlers were met",
+        seen.len()
+    );
 }

@@ -4,13 +4,11 @@
 //! rest. Either way the guest ends with the same results.
 #![expect(unsafe_code, reason = "guest RAM is handed to KVM")]
 
-use super::super::{VcpuState, complete};
+use super::super::{VcpuState, complete, share_registers};
 use crate::kvm::failure::emulation_failure;
 use crate::kvm::xsave::XsaveBuffer;
 use crate::memory::GuestRam;
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
-};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -46,7 +44,7 @@ struct Guest {
 }
 
 /// Long mode, the first 2 MiB mapped to themselves, an IDT whose every gate is `HANDLER`.
-fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
+fn guest(kvm: &Kvm, code: &[u8], handler: &[u8], shared: bool) -> Guest {
     let vm = kvm.create_vm().unwrap();
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
     let region = kvm_userspace_memory_region {
@@ -57,7 +55,10 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     // SAFETY: the mapping lives in the `Guest` beside the VM, and outlives it.
     unsafe { vm.set_user_memory_region(region) }.unwrap();
     let xsave = XsaveBuffer::new(&vm).unwrap();
-    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    if shared {
+        share_registers(&vm, &mut vcpu);
+    }
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
     vcpu.set_cpuid2(&cpuid).unwrap();
 
@@ -67,7 +68,10 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     put(0x3000, 0x87);
     for vector in 0..32 {
         // An interrupt gate to selector 8 (SDM vol. 3, 7.14.1).
-        put(IDT + 16 * vector, HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32 | (HANDLER >> 16) << 48);
+        put(
+            IDT + 16 * vector,
+            HANDLER & 0xffff | 8 << 16 | 0x8e00 << 32 | (HANDLER >> 16) << 48,
+        );
         put(IDT + 16 * vector + 8, 0);
     }
     put(GDT, 0);
@@ -77,9 +81,25 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     ram.write_slice(handler, GuestAddress(HANDLER)).unwrap();
 
     let mut sregs = vcpu.get_sregs().unwrap();
-    let flat = kvm_segment { limit: u32::MAX, present: 1, s: 1, g: 1, ..Default::default() };
-    let data = kvm_segment { selector: 16, type_: 3, db: 1, ..flat };
-    sregs.cs = kvm_segment { selector: 8, type_: 11, l: 1, ..flat };
+    let flat = kvm_segment {
+        limit: u32::MAX,
+        present: 1,
+        s: 1,
+        g: 1,
+        ..Default::default()
+    };
+    let data = kvm_segment {
+        selector: 16,
+        type_: 3,
+        db: 1,
+        ..flat
+    };
+    sregs.cs = kvm_segment {
+        selector: 8,
+        type_: 11,
+        l: 1,
+        ..flat
+    };
     (sregs.ds, sregs.es, sregs.ss, sregs.fs, sregs.gs) = (data, data, data, data, data);
     (sregs.idt.base, sregs.idt.limit) = (IDT, 32 * 16 - 1);
     (sregs.gdt.base, sregs.gdt.limit) = (GDT, 23);
@@ -89,11 +109,26 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     sregs.cr4 = 1 << 5 | 1 << 9 | 1 << 10 | 1 << 18;
     sregs.efer = 0x500;
     vcpu.set_sregs(&sregs).unwrap();
-    let mut xcrs = kvm_bindings::kvm_xcrs { nr_xcrs: 1, ..Default::default() };
+    let mut xcrs = kvm_bindings::kvm_xcrs {
+        nr_xcrs: 1,
+        ..Default::default()
+    };
     xcrs.xcrs[0].value = super::native::xcr0();
     vcpu.set_xcrs(&xcrs).unwrap();
-    vcpu.set_regs(&kvm_regs { rip: CODE, rsp: STACK, rflags: 2, ..Default::default() }).unwrap();
-    Guest { vcpu, xsave, ram, completed: Vec::new(), _vm: vm }
+    vcpu.set_regs(&kvm_regs {
+        rip: CODE,
+        rsp: STACK,
+        rflags: 2,
+        ..Default::default()
+    })
+    .unwrap();
+    Guest {
+        vcpu,
+        xsave,
+        ram,
+        completed: Vec::new(),
+        _vm: vm,
+    }
 }
 
 impl Guest {
@@ -108,7 +143,7 @@ impl Guest {
             assert!(failed);
             let bytes = emulation_failure(self.vcpu.get_kvm_run()).expect("suberror 1");
             self.completed.push(bytes.as_slice().to_vec());
-            let mut cpu = VcpuState::new(&self.vcpu, &mut self.xsave);
+            let mut cpu = VcpuState::new(&mut self.vcpu, &mut self.xsave);
             complete(&mut cpu, &self.ram, bytes.as_slice()).unwrap_or_else(|e| panic!("{e}"));
         }
         panic!("the guest does not come to an end");
@@ -139,6 +174,58 @@ macro_rules! blob {
     }};
 }
 
+/// What each call into KVM costs right after a refused instruction.
+#[test]
+fn where_the_time_goes() {
+    let Some(kvm) = kvm() else { return };
+    let code = blob!("2:", "popcnt rax, rcx", "jmp 2b");
+    let mut guest = guest(&kvm, &code, &counting_handler(), true);
+    let mut sums = [0u128; 10];
+    for _ in 0..2000 {
+        let mut clock = std::time::Instant::now();
+        let mut i = 0;
+        let mut lap = |sums: &mut [u128; 10]| {
+            let now = std::time::Instant::now();
+            sums[i] += (now - clock).as_nanos();
+            i += 1;
+            clock = std::time::Instant::now();
+        };
+        let exit = format!("{:?}", guest.vcpu.run().unwrap());
+        lap(&mut sums);
+        if !exit.contains("InternalError") {
+            return;
+        }
+        let mut regs = guest.vcpu.get_regs().unwrap();
+        lap(&mut sums);
+        guest.vcpu.get_sregs().unwrap();
+        lap(&mut sums);
+        regs.rip += 5;
+        guest.vcpu.set_regs(&regs).unwrap();
+        lap(&mut sums);
+        guest.xsave.get(&guest.vcpu).unwrap();
+        lap(&mut sums);
+        guest.xsave.set(&guest.vcpu).unwrap();
+        lap(&mut sums);
+        guest.vcpu.get_xcrs().unwrap();
+        lap(&mut sums);
+        guest.vcpu.get_vcpu_events().unwrap();
+        lap(&mut sums);
+    }
+    let names = [
+        "run",
+        "get_regs",
+        "get_sregs",
+        "set_regs",
+        "get_xsave",
+        "set_xsave",
+        "get_xcrs",
+        "events",
+    ];
+    for (n, s) in names.iter().zip(sums) {
+        eprintln!("{n}: {} ns", s / 2000);
+    }
+}
+
 /// Counts in R15, then goes on behind what raised the exception.
 fn counting_handler() -> Vec<u8> {
     blob!("inc r15", "iretq")
@@ -147,12 +234,22 @@ fn counting_handler() -> Vec<u8> {
 #[test]
 fn a_guest_in_ring_0_gets_its_instructions() {
     let Some(kvm) = kvm() else { return };
+    for shared in [false, true] {
+        run_them_all(&kvm, shared);
+    }
+}
+
+fn run_them_all(kvm: &Kvm, shared: bool) {
     let code = blob!(
         "mov rcx, 0xf0f0",
         "popcnt rax, rcx",
         "mov [0x20000], rax",
         // cmpxchg16b, first refused by the comparison, then done.
-        "xor eax, eax", "xor edx, edx", "mov rbx, 0x1111", "mov rcx, 0x2222", "mov rsi, 0x20010",
+        "xor eax, eax",
+        "xor edx, edx",
+        "mov rbx, 0x1111",
+        "mov rcx, 0x2222",
+        "mov rsi, 0x20010",
         "lock cmpxchg16b [rsi]",
         "setz byte ptr [0x20008]",
         "lock cmpxchg16b [rsi]",
@@ -160,38 +257,72 @@ fn a_guest_in_ring_0_gets_its_instructions() {
         "lock cmpxchg16b [rsi]",
         "setz byte ptr [0x2000a]",
         // Vector state: load pattern A, save, load pattern B, restore A, save again.
-        "mov eax, 0xffffffff", "mov edx, eax", "mov rsi, 0x23000", "xrstor64 [rsi]",
-        "mov rsi, 0x21000", "xsave64 [rsi]",
-        "mov rsi, 0x25000", "xrstor64 [rsi]",
-        "mov rsi, 0x21000", "xrstor64 [rsi]",
-        "mov rsi, 0x27000", "xsavec64 [rsi]",
+        "mov eax, 0xffffffff",
+        "mov edx, eax",
+        "mov rsi, 0x23000",
+        "xrstor64 [rsi]",
+        "mov rsi, 0x21000",
+        "xsave64 [rsi]",
+        "mov rsi, 0x25000",
+        "xrstor64 [rsi]",
+        "mov rsi, 0x21000",
+        "xrstor64 [rsi]",
+        "mov rsi, 0x27000",
+        "xsavec64 [rsi]",
         // Exceptions: a trap and, behind it, the flags it came with.
         "xor r15d, r15d",
         "int3",
         "mov [0x20030], r15",
-        "lfence", "fninit", "fwait",
+        "lfence",
+        "fninit",
+        "fwait",
         "hlt",
     );
-    let mut guest = guest(&kvm, &code, &counting_handler());
+    let mut guest = guest(kvm, &code, &counting_handler(), shared);
     let mut random = super::world::Random(99);
     let mut pattern = super::world::random_state(&mut random);
     super::native::settle(&mut pattern);
     let other = super::world::random_state(&mut random);
-    guest.ram.write_slice(&pattern.0[..4096], GuestAddress(OTHER)).unwrap();
-    guest.ram.write_slice(&other.0[..4096], GuestAddress(0x2_5000)).unwrap();
-    guest.ram.write_slice(&[0x11, 0x11, 0, 0], GuestAddress(DATA + 0x20)).unwrap();
-    guest.ram.write_obj(5u64, GuestAddress(DATA + 0x10)).unwrap();
+    guest
+        .ram
+        .write_slice(&pattern.0[..4096], GuestAddress(OTHER))
+        .unwrap();
+    guest
+        .ram
+        .write_slice(&other.0[..4096], GuestAddress(0x2_5000))
+        .unwrap();
+    guest
+        .ram
+        .write_slice(&[0x11, 0x11, 0, 0], GuestAddress(DATA + 0x20))
+        .unwrap();
+    guest
+        .ram
+        .write_obj(5u64, GuestAddress(DATA + 0x10))
+        .unwrap();
     guest.run();
 
     assert_eq!(guest.u64(DATA), 8);
     // Not equal; equal now that RAX holds what was there; then 0x1111 is there, not 5.
     assert_eq!(guest.u64(DATA + 8) & 0xff_ffff, 0x00_0100);
-    assert_eq!((guest.u64(DATA + 0x10), guest.u64(DATA + 0x18)), (0x1111, 0x2222));
-    assert_eq!(guest.u64(DATA + 0x30), 1, "the breakpoint's handler ran once");
+    assert_eq!(
+        (guest.u64(DATA + 0x10), guest.u64(DATA + 0x18)),
+        (0x1111, 0x2222)
+    );
+    assert_eq!(
+        guest.u64(DATA + 0x30),
+        1,
+        "the breakpoint's handler ran once"
+    );
     let mut saved = vec![0; 4096];
-    guest.ram.read_slice(&mut saved, GuestAddress(AREA)).unwrap();
+    guest
+        .ram
+        .read_slice(&mut saved, GuestAddress(AREA))
+        .unwrap();
     let settled = super::world::settled;
-    assert!(settled(&saved) == settled(&pattern.0[..4096]), "vector state did not survive");
+    assert!(
+        settled(&saved) == settled(&pattern.0[..4096]),
+        "vector state did not survive"
+    );
     eprintln!("completed by hand: {} instructions", guest.completed.len());
     for bytes in &guest.completed {
         eprintln!("  {bytes:02x?}");
@@ -204,25 +335,61 @@ fn what_a_completion_costs() {
     let Some(kvm) = kvm() else { return };
     const ROUNDS: u64 = 2000;
     let loops = [
-        ("popcnt", blob!("mov r14, 2000", "2:", "popcnt rax, rcx", "dec r14", "jnz 2b", "hlt")),
-        ("nop", blob!("mov r14, 2000", "2:", "nop", "dec r14", "jnz 2b", "hlt")),
-        ("stac", blob!("mov r14, 2000", "2:", "stac", "dec r14", "jnz 2b", "hlt")),
+        (
+            "popcnt",
+            blob!(
+                "mov r14, 2000",
+                "2:",
+                "popcnt rax, rcx",
+                "dec r14",
+                "jnz 2b",
+                "hlt"
+            ),
+        ),
+        (
+            "nop",
+            blob!("mov r14, 2000", "2:", "nop", "dec r14", "jnz 2b", "hlt"),
+        ),
+        (
+            "stac",
+            blob!("mov r14, 2000", "2:", "stac", "dec r14", "jnz 2b", "hlt"),
+        ),
         (
             "lock cmpxchg16b",
-            blob!("mov rsi, 0x20000", "mov r14, 2000", "2:", "lock cmpxchg16b [rsi]", "dec r14",
-                "jnz 2b", "hlt"),
+            blob!(
+                "mov rsi, 0x20000",
+                "mov r14, 2000",
+                "2:",
+                "lock cmpxchg16b [rsi]",
+                "dec r14",
+                "jnz 2b",
+                "hlt"
+            ),
         ),
         (
             "xsave64 + xrstor64",
-            blob!("mov rsi, 0x21000", "mov eax, -1", "mov edx, -1", "mov r14, 2000", "2:",
-                "xsave64 [rsi]", "xrstor64 [rsi]", "dec r14", "jnz 2b", "hlt"),
+            blob!(
+                "mov rsi, 0x21000",
+                "mov eax, -1",
+                "mov edx, -1",
+                "mov r14, 2000",
+                "2:",
+                "xsave64 [rsi]",
+                "xrstor64 [rsi]",
+                "dec r14",
+                "jnz 2b",
+                "hlt"
+            ),
         ),
     ];
     for (name, code) in loops {
-        let mut guest = guest(&kvm, &code, &counting_handler());
+        let mut guest = guest(&kvm, &code, &counting_handler(), true);
         let start = std::time::Instant::now();
         guest.run();
         let each = start.elapsed().as_nanos() / u128::from(ROUNDS);
-        eprintln!("{name}: {each} ns a round, {} completed by hand", guest.completed.len());
+        eprintln!(
+            "{name}: {each} ns a round, {} completed by hand",
+            guest.completed.len()
+        );
     }
 }

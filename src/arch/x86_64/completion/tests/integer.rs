@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Integer handlers against the processor.
-#![expect(unsafe_code, reason = "the address of an instruction is taken in assembly")]
+#![expect(
+    unsafe_code,
+    reason = "the address of an instruction is taken in assembly"
+)]
 
 use super::super::bits::*;
 use super::native::code;

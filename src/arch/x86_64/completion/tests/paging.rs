@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Page walks: every size and depth, each way to fault, and tables made to mislead.
-#![expect(unsafe_code, reason = "the address of an instruction is taken in assembly")]
+#![expect(
+    unsafe_code,
+    reason = "the address of an instruction is taken in assembly"
+)]
 
 use super::super::bits::*;
 use super::super::{Completed, Exception, Reason, complete};
@@ -36,8 +39,11 @@ fn pages_of_every_size_with_four_and_five_levels() {
         world.map_at(HIGH, DATA, KERNEL, 0);
         world.map_at(0xffff_8900_0000_0000, 0, KERNEL, 1);
         world.map_at(0xffff_8a00_0000_0000, 0, KERNEL, 2);
-        let places =
-            [HIGH, 0xffff_8900_0000_0000 + DATA, 0xffff_8a00_0000_0000 + DATA];
+        let places = [
+            HIGH,
+            0xffff_8900_0000_0000 + DATA,
+            0xffff_8a00_0000_0000 + DATA,
+        ];
         for linear in places {
             world.cpu.regs.rax = 0;
             assert_eq!(read(&mut world, linear + 0x18), Completed::Done);
@@ -45,8 +51,11 @@ fn pages_of_every_size_with_four_and_five_levels() {
         }
         // Where four levels end and five go on.
         let beyond = 0x0080_0000_0000_0000u64 - 0x1000;
-        let expected =
-            if deep { fault(0, beyond) } else { Completed::Raised(Exception::PROTECTION) };
+        let expected = if deep {
+            fault(0, beyond)
+        } else {
+            Completed::Raised(Exception::PROTECTION)
+        };
         assert_eq!(read(&mut world, beyond), expected);
     }
 }
@@ -126,11 +135,21 @@ fn accessed_and_dirty_bits() {
     let entry = world.map(HIGH, DATA, KERNEL);
     let top = ROOT + (HIGH >> 39 & 0x1ff) * 8;
     assert_eq!(write(&mut world, HIGH + 0x1000), fault(2, HIGH + 0x1000));
-    assert_eq!(world.entry(top) & 0x20, 0, "a walk that fails marks nothing");
+    assert_eq!(
+        world.entry(top) & 0x20,
+        0,
+        "a walk that fails marks nothing"
+    );
     assert_eq!(read(&mut world, HIGH), Completed::Done);
-    assert_eq!((world.entry(top) & 0x60, world.entry(entry) & 0x60), (0x20, 0x20));
+    assert_eq!(
+        (world.entry(top) & 0x60, world.entry(entry) & 0x60),
+        (0x20, 0x20)
+    );
     assert_eq!(write(&mut world, HIGH), Completed::Done);
-    assert_eq!((world.entry(top) & 0x60, world.entry(entry) & 0x60), (0x20, 0x60));
+    assert_eq!(
+        (world.entry(top) & 0x60, world.entry(entry) & 0x60),
+        (0x20, 0x60)
+    );
 }
 
 #[test]
@@ -189,7 +208,9 @@ fn refused(world: &mut World, linear: u64) -> Reason {
     world.cpu.regs.rsi = linear;
     let code = code!("movbe rax, qword ptr [rsi]");
     world.cpu.regs.rip = code;
-    complete(&mut world.cpu, &world.ram, &native::bytes(code)).unwrap_err().reason
+    complete(&mut world.cpu, &world.ram, &native::bytes(code))
+        .unwrap_err()
+        .reason
 }
 
 #[test]

@@ -139,15 +139,30 @@ impl World {
             efer: EFER_SCE | EFER_LMA | EFER_NXE | 1 << 8,
             ..Default::default()
         };
-        sregs.cs = kvm_segment { selector: 0x10, type_: 11, present: 1, l: 1, s: 1, ..sregs.cs };
+        sregs.cs = kvm_segment {
+            selector: 0x10,
+            type_: 11,
+            present: 1,
+            l: 1,
+            s: 1,
+            ..sregs.cs
+        };
         let cpu = Fake {
             sregs,
             xcr0: native::xcr0(),
             image: vec![0; 4096],
-            regs: kvm_regs { rflags: 2, ..Default::default() },
+            regs: kvm_regs {
+                rflags: 2,
+                ..Default::default()
+            },
             ..Default::default()
         };
-        let mut world = Self { ram, cpu, data, next_table: ROOT + 0x1000 };
+        let mut world = Self {
+            ram,
+            cpu,
+            data,
+            next_table: ROOT + 0x1000,
+        };
         for page in (0..DATA_SIZE as u64).step_by(4096) {
             world.map(data + page, DATA + page, KERNEL);
         }
@@ -169,7 +184,11 @@ impl World {
 
     /// Maps a page of `level` 0, 1 or 2 (4 KiB, 2 MiB, 1 GiB).
     pub fn map_at(&mut self, linear: u64, physical: u64, flags: u64, level: u64) -> u64 {
-        let top = if self.cpu.sregs.cr4 & CR4_LA57 != 0 { 4 } else { 3 };
+        let top = if self.cpu.sregs.cr4 & CR4_LA57 != 0 {
+            4
+        } else {
+            3
+        };
         let mut table = self.cpu.sregs.cr3 & !0xfff;
         for upper in (level + 1..=top).rev() {
             let at = table + (linear >> (12 + 9 * upper) & 0x1ff) * 8;
@@ -187,12 +206,16 @@ impl World {
     }
 
     pub fn poke(&self, offset: u64, bytes: &[u8]) {
-        self.ram.write_slice(bytes, GuestAddress(DATA + offset)).unwrap();
+        self.ram
+            .write_slice(bytes, GuestAddress(DATA + offset))
+            .unwrap();
     }
 
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        self.ram.read_slice(&mut bytes, GuestAddress(DATA + offset)).unwrap();
+        self.ram
+            .read_slice(&mut bytes, GuestAddress(DATA + offset))
+            .unwrap();
         bytes
     }
 
@@ -238,7 +261,15 @@ pub(super) struct Trial<'a> {
 impl Trial<'_> {
     /// Runs it both ways from the same data; panics where they differ.
     pub fn agree(self) {
-        let Self { world, code, gpr, rflags, state, defined, memory } = self;
+        let Self {
+            world,
+            code,
+            gpr,
+            rflags,
+            state,
+            defined,
+            memory,
+        } = self;
         let before = world.peek(0, memory);
 
         let mut image = state.clone();
@@ -256,7 +287,11 @@ impl Trial<'_> {
         world.poke(0, &before);
 
         let text = describe(code);
-        assert_eq!(world.gprs().map(Hex), real.map(Hex), "{text}: registers, from {gpr:x?}");
+        assert_eq!(
+            world.gprs().map(Hex),
+            real.map(Hex),
+            "{text}: registers, from {gpr:x?}"
+        );
         let differ = (world.cpu.regs.rflags ^ flags) & defined;
         assert_eq!(differ, 0, "{text}: flags, from {gpr:x?} {rflags:#x}");
         if let Some(at) = (0..memory).find(|&i| after[i] != real_after[i]) {
@@ -268,9 +303,16 @@ impl Trial<'_> {
                 &its[..show]
             );
         }
-        let (ours, its) = (settled(&world.cpu.image), settled(&real_state.0[..4096]));
+        // What the processor makes of our image: KVM will load it.
+        let mut ours = Area::zeroed();
+        ours.0[..4096].copy_from_slice(&world.cpu.image);
+        native::settle(&mut ours);
+        let (ours, its) = (settled(&ours.0[..4096]), settled(&real_state.0[..4096]));
         if let Some(at) = (0..ours.len()).find(|&i| ours[i] != its[i]) {
-            panic!("{text}: state at {at:#x}: ours {:#x}, its {:#x}", ours[at], its[at]);
+            panic!(
+                "{text}: state at {at:#x}: ours {:#x}, its {:#x}",
+                ours[at], its[at]
+            );
         }
         let next = world.cpu.regs.rip;
         let end = native::bytes(next)[0];
@@ -314,7 +356,12 @@ pub(super) fn settled(image: &[u8]) -> Vec<u8> {
 pub(super) fn random_state(random: &mut Random) -> Box<Area> {
     use super::super::xstate::components;
     let mut area = Area::zeroed();
-    let present = native::xcr0() & if random.next() & 7 == 0 { u64::MAX } else { random.next() };
+    let present = native::xcr0()
+        & if random.next() & 7 == 0 {
+            u64::MAX
+        } else {
+            random.next()
+        };
     for i in (2..63).filter(|i| present >> i & 1 != 0 && *i != 9) {
         random.fill(&mut area.0[components()[i].range()]);
     }
@@ -329,7 +376,11 @@ pub(super) fn random_state(random: &mut Random) -> Box<Area> {
     put(&mut area, 6, &(random.next() & 0x7ff).to_le_bytes()[..2]);
     put(&mut area, 8, &(random.next() >> 17).to_le_bytes());
     put(&mut area, 16, &(random.next() >> 17).to_le_bytes());
-    let status = if random.next() & 1 == 0 { 0 } else { random.next() & 0xe03f };
+    let status = if random.next() & 1 == 0 {
+        0
+    } else {
+        random.next() & 0xe03f
+    };
     put(&mut area, 24, &(0x1f80 | status).to_le_bytes()[..4]);
     for i in 0..8 {
         random.fill(&mut area.0[32 + 16 * i..42 + 16 * i]);
@@ -357,8 +408,21 @@ pub(super) fn rounds(world: &mut World, code: u64, defined: u64, rounds: usize, 
             chunk.copy_from_slice(&random.edgy().to_le_bytes());
         }
         world.poke(0, &data);
-        let state = if vectors { random_state(&mut random) } else { plain.clone() };
+        let state = if vectors {
+            random_state(&mut random)
+        } else {
+            plain.clone()
+        };
         let rflags = 2 | random.next() & STATUS;
-        Trial { world, code, gpr, rflags, state: &state, defined, memory: 512 }.agree();
+        Trial {
+            world,
+            code,
+            gpr,
+            rflags,
+            state: &state,
+            defined,
+            memory: 512,
+        }
+        .agree();
     }
 }

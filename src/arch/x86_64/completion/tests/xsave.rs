@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! XSAVE and XRSTOR in all forms against the processor; XSAVES and XRSTORS, which only ring 0
 //! may run, against XSAVEC and the manual.
-#![expect(unsafe_code, reason = "the address of an instruction is taken in assembly")]
+#![expect(
+    unsafe_code,
+    reason = "the address of an instruction is taken in assembly"
+)]
 
+use super::super::bits::STATUS;
 use super::super::{Completed, Exception, xstate};
 use super::native::{self, code};
 use super::world::{Random, Trial, World, random_state, settled};
@@ -36,9 +40,16 @@ fn saves_write_what_the_processor_writes() {
         code!("xsavec [rsi]"),
         code!("xsaveopt [rsi]"),
     ];
-    for (code, round) in codes.iter().flat_map(|&code| (0..ROUNDS).map(move |r| (code, r))) {
+    for (code, round) in codes
+        .iter()
+        .flat_map(|&code| (0..ROUNDS).map(move |r| (code, r)))
+    {
         let mut state = random_state(&mut random);
-        if super::world::describe(code).split(' ').next().is_some_and(|name| !name.ends_with("64")) {
+        if super::world::describe(code)
+            .split(' ')
+            .next()
+            .is_some_and(|name| !name.ends_with("64"))
+        {
             // The 32-bit form has selectors, which no image of KVM's holds.
             state.0[8..24].fill(0);
         }
@@ -46,8 +57,15 @@ fn saves_write_what_the_processor_writes() {
         random.fill(&mut garbage);
         world.poke(0, &garbage);
         let gpr = registers(&world, requested(&mut random));
-        let trial =
-            Trial { world: &mut world, code, gpr, rflags: 2, state: &state, defined: !0, memory: AREA };
+        let trial = Trial {
+            world: &mut world,
+            code,
+            gpr,
+            rflags: 2,
+            state: &state,
+            defined: STATUS,
+            memory: AREA,
+        };
         trial.agree();
         let _ = round;
     }
@@ -81,7 +99,10 @@ fn restores_load_what_the_processor_loads() {
     let mut world = World::new();
     let mut random = Random(2);
     let codes = [code!("xrstor64 [rsi]"), code!("xrstor [rsi]")];
-    for (code, round) in codes.iter().flat_map(|&code| (0..ROUNDS * 2).map(move |r| (code, r))) {
+    for (code, round) in codes
+        .iter()
+        .flat_map(|&code| (0..ROUNDS * 2).map(move |r| (code, r)))
+    {
         let mut state = random_state(&mut random);
         let mut area = valid_area(&mut random, round % 2 == 0);
         if code == codes[1] {
@@ -90,8 +111,15 @@ fn restores_load_what_the_processor_loads() {
         }
         world.poke(0, &area);
         let gpr = registers(&world, requested(&mut random));
-        let trial =
-            Trial { world: &mut world, code, gpr, rflags: 2, state: &state, defined: !0, memory: AREA };
+        let trial = Trial {
+            world: &mut world,
+            code,
+            gpr,
+            rflags: 2,
+            state: &state,
+            defined: STATUS,
+            memory: AREA,
+        };
         trial.agree();
     }
 }
@@ -112,10 +140,21 @@ fn fxsave_and_fxrstor() {
             garbage[6..24].fill(0);
         }
         world.poke(0, &garbage);
-        let code = if store { code!("fxsave64 [rsi]") } else { code!("fxrstor64 [rsi]") };
+        let code = if store {
+            code!("fxsave64 [rsi]")
+        } else {
+            code!("fxrstor64 [rsi]")
+        };
         let gpr = registers(&world, 0);
-        let trial =
-            Trial { world: &mut world, code, gpr, rflags: 2, state: &state, defined: !0, memory: 512 };
+        let trial = Trial {
+            world: &mut world,
+            code,
+            gpr,
+            rflags: 2,
+            state: &state,
+            defined: STATUS,
+            memory: 512,
+        };
         trial.agree();
     }
 }
@@ -138,17 +177,25 @@ fn the_supervisor_pair_agrees_with_xsavec() {
         world.poke(0, &[0; AREA]);
         let (mut gpr, mut loaded) = (registers(&world, mask), state.clone());
         native::run(code!("xsavec64 [rsi]"), &mut gpr, &mut 2, &mut loaded);
-        assert!(ours == world.peek(0, AREA), "xsaves differs from xsavec, mask {mask:#x}");
+        assert!(
+            ours == world.peek(0, AREA),
+            "xsaves differs from xsavec, mask {mask:#x}"
+        );
 
         let before = world.cpu.image.clone();
-        world.cpu.image = random_state(&mut random).0[..4096].to_vec();
+        let mut old = random_state(&mut random);
+        native::settle(&mut old);
+        world.cpu.image = old.0[..4096].to_vec();
         world.set_gprs(&registers(&world, u64::MAX));
         assert_eq!(world.complete(code!("xrstors64 [rsi]")), Completed::Done);
-        let (mut gpr, mut real) = (registers(&world, u64::MAX), random_state(&mut random));
+        let (mut gpr, mut real) = (registers(&world, u64::MAX), old);
         native::run(code!("xrstor64 [rsi]"), &mut gpr, &mut 2, &mut real);
         assert!(settled(&world.cpu.image) == settled(&real.0[..4096]));
         if mask & native::xcr0() == native::xcr0() {
-            assert!(settled(&world.cpu.image) == settled(&before), "a round trip is not whole");
+            assert!(
+                settled(&world.cpu.image) == settled(&before),
+                "a round trip is not whole"
+            );
         }
     }
 }
@@ -208,7 +255,10 @@ fn bad_areas_are_protection_faults() {
         let completed = world.complete(code);
         let gp = Completed::Raised(Exception::PROTECTION);
         assert_eq!(completed, gp, "{present:#x} {layout:#x} {byte}");
-        assert!(world.cpu.image.iter().all(|&byte| byte == 0), "state was touched");
+        assert!(
+            world.cpu.image.iter().all(|&byte| byte == 0),
+            "state was touched"
+        );
     }
 }
 
@@ -233,9 +283,15 @@ fn alignment_mxcsr_and_control_registers() {
     let user = world.complete(code!("xsaves64 [rsi]"));
     assert_eq!(user, gp);
     world.cpu.sregs.cr0 |= CR0_TS;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::NO_DEVICE));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::NO_DEVICE)
+    );
     world.cpu.sregs.cr4 &= !CR4_OSXSAVE;
-    assert_eq!(world.complete(code), Completed::Raised(Exception::UNDEFINED));
+    assert_eq!(
+        world.complete(code),
+        Completed::Raised(Exception::UNDEFINED)
+    );
 }
 
 /// An area over a page boundary whose second page is not writable: nothing is written at all.
