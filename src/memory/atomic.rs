@@ -110,6 +110,10 @@ fn wide(_: *mut u8, _: u64, _: u128, _: u128) -> Result<u128, AtomicError> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
 mod tests {
     use super::*;
     use std::thread;

@@ -22,10 +22,16 @@ pub struct VcpuState<'a> {
     shared: bool,
 }
 
-const SHARED: [SyncReg; 3] = [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents];
+const SHARED: [SyncReg; 3] = [
+    SyncReg::Register,
+    SyncReg::SystemRegister,
+    SyncReg::VcpuEvents,
+];
 
 fn shared_mask() -> u64 {
-    SHARED.iter().fold(0, |mask, &register| mask | register as u64)
+    SHARED
+        .iter()
+        .fold(0, |mask, &register| mask | register as u64)
 }
 
 /// Asks KVM to leave the registers in the shared page at every exit. Worth it on PVM hosts, where
@@ -43,14 +49,20 @@ impl<'a> VcpuState<'a> {
     /// `xsave` is scratch space, allocated once per vCPU.
     pub fn new(vcpu: &'a mut VcpuFd, xsave: &'a mut XsaveBuffer) -> Self {
         let shared = vcpu.get_kvm_run().kvm_valid_regs & shared_mask() == shared_mask();
-        Self { vcpu, xsave, shared }
+        Self {
+            vcpu,
+            xsave,
+            shared,
+        }
     }
 
     fn events(&self) -> Result<kvm_vcpu_events, CpuError> {
         if self.shared {
             return Ok(self.vcpu.sync_regs().events);
         }
-        self.vcpu.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))
+        self.vcpu
+            .get_vcpu_events()
+            .map_err(failed("KVM_GET_VCPU_EVENTS"))
     }
 
     fn set_events(&mut self, events: &kvm_vcpu_events) -> Result<(), CpuError> {
@@ -59,7 +71,9 @@ impl<'a> VcpuState<'a> {
             self.vcpu.set_sync_dirty_reg(SyncReg::VcpuEvents);
             return Ok(());
         }
-        self.vcpu.set_vcpu_events(events).map_err(failed("KVM_SET_VCPU_EVENTS"))
+        self.vcpu
+            .set_vcpu_events(events)
+            .map_err(failed("KVM_SET_VCPU_EVENTS"))
     }
 }
 

@@ -174,58 +174,6 @@ macro_rules! blob {
     }};
 }
 
-/// What each call into KVM costs right after a refused instruction.
-#[test]
-fn where_the_time_goes() {
-    let Some(kvm) = kvm() else { return };
-    let code = blob!("2:", "popcnt rax, rcx", "jmp 2b");
-    let mut guest = guest(&kvm, &code, &counting_handler(), true);
-    let mut sums = [0u128; 10];
-    for _ in 0..2000 {
-        let mut clock = std::time::Instant::now();
-        let mut i = 0;
-        let mut lap = |sums: &mut [u128; 10]| {
-            let now = std::time::Instant::now();
-            sums[i] += (now - clock).as_nanos();
-            i += 1;
-            clock = std::time::Instant::now();
-        };
-        let exit = format!("{:?}", guest.vcpu.run().unwrap());
-        lap(&mut sums);
-        if !exit.contains("InternalError") {
-            return;
-        }
-        let mut regs = guest.vcpu.get_regs().unwrap();
-        lap(&mut sums);
-        guest.vcpu.get_sregs().unwrap();
-        lap(&mut sums);
-        regs.rip += 5;
-        guest.vcpu.set_regs(&regs).unwrap();
-        lap(&mut sums);
-        guest.xsave.get(&guest.vcpu).unwrap();
-        lap(&mut sums);
-        guest.xsave.set(&guest.vcpu).unwrap();
-        lap(&mut sums);
-        guest.vcpu.get_xcrs().unwrap();
-        lap(&mut sums);
-        guest.vcpu.get_vcpu_events().unwrap();
-        lap(&mut sums);
-    }
-    let names = [
-        "run",
-        "get_regs",
-        "get_sregs",
-        "set_regs",
-        "get_xsave",
-        "set_xsave",
-        "get_xcrs",
-        "events",
-    ];
-    for (n, s) in names.iter().zip(sums) {
-        eprintln!("{n}: {} ns", s / 2000);
-    }
-}
-
 /// Counts in R15, then goes on behind what raised the exception.
 fn counting_handler() -> Vec<u8> {
     blob!("inc r15", "iretq")
