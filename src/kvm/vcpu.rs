@@ -4,7 +4,7 @@
 use super::failure::{self, InstructionBytes};
 use super::{KvmError, Naming as _};
 use kvm_bindings::{CpuId, Msrs, kvm_lapic_state, kvm_regs, kvm_sregs};
-use kvm_ioctls::{SyncReg, VcpuExit, VcpuFd};
+use kvm_ioctls::{VcpuExit, VcpuFd};
 
 /// Why the guest stopped running, with what is needed to answer.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ impl Vcpu {
     }
 
     /// For instruction completion, which reads and writes all of a stopped vCPU.
-    pub fn fd(&self) -> &VcpuFd {
-        &self.fd
+    pub fn fd_mut(&mut self) -> &mut VcpuFd {
+        &mut self.fd
     }
 
     /// The instruction KVM gave up at, after `Exit::Emulation`; `None` if that exit was for
@@ -108,22 +108,5 @@ impl Vcpu {
 
     pub fn set_lapic(&self, lapic: &kvm_lapic_state) -> Result<(), KvmError> {
         self.fd.set_lapic(lapic).named("KVM_SET_LAPIC")
-    }
-
-    /// Has KVM leave the general registers in the shared page at every exit, so that
-    /// reading them costs no call. Only useful where exits that need them are frequent.
-    pub fn share_regs(&mut self) {
-        self.fd.set_sync_valid_reg(SyncReg::Register);
-    }
-
-    /// The registers of the last exit, after `share_regs`.
-    pub fn shared_regs(&self) -> kvm_regs {
-        self.fd.sync_regs().regs
-    }
-
-    /// Writes the registers back at the next run, after `share_regs`.
-    pub fn set_shared_regs(&mut self, regs: kvm_regs) {
-        self.fd.sync_regs_mut().regs = regs;
-        self.fd.set_sync_dirty_reg(SyncReg::Register);
     }
 }

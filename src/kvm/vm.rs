@@ -11,7 +11,7 @@ use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::sync::Arc;
 use vm_memory::{GuestAddress, GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -110,8 +110,9 @@ impl Vm {
             .named("KVM_GET_SUPPORTED_CPUID")
     }
 
-    pub fn has(&self, capability: Cap) -> bool {
-        self.fd.check_extension(capability)
+    /// For what asks KVM about its capabilities.
+    pub fn fd(&self) -> &VmFd {
+        &self.fd
     }
 
     pub fn max_vcpus(&self) -> usize {

@@ -9,7 +9,7 @@ use super::vcpu::{self, Core};
 use super::wiring::Wiring;
 use crate::arch::boot::Entry;
 use crate::arch::host::{self, HostKind};
-use crate::arch::{self, cpuid, layout, mptable};
+use crate::arch::{self, completion, cpuid, layout, mptable};
 use crate::boot::{self, BootError};
 use crate::bus::Overlap;
 use crate::config::VmConfig;
@@ -142,7 +142,10 @@ fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, B
     let supported = vm.supported_cpuid()?;
     let mut vcpus = Vec::with_capacity(cpus.into());
     for index in 0..cpus {
-        let vcpu = vm.create_vcpu(index.into())?;
+        let mut vcpu = vm.create_vcpu(index.into())?;
+        if host.interprets_ring0() {
+            completion::share_registers(vm.fd(), vcpu.fd_mut());
+        }
         vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, host))?;
         arch::vcpu::prepare(&vcpu)?;
         if index == 0 {

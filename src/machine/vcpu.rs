@@ -3,7 +3,8 @@
 
 use super::marks::Marks;
 use super::outcome::Outcome;
-use crate::arch::{assist, completion};
+use crate::arch::assist;
+use crate::arch::completion::{self, Cpu as _, CpuError, VcpuState};
 use crate::bus::Bus;
 use crate::control::End;
 use crate::kvm::xsave::XsaveBuffer;
@@ -37,9 +38,6 @@ pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> 
         .spawn(move || {
             if core.vcpu.index() == 0 {
                 shared.marks.mark("first guest instruction");
-            }
-            if shared.assisted {
-                core.vcpu.share_regs();
             }
             let end = run(&mut core, &shared);
             shared.outcome.tell(end);
@@ -96,17 +94,13 @@ fn run(core: &mut Core, shared: &Shared) -> End {
 }
 
 fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {
-    let vcpu = &mut core.vcpu;
     match next {
         Next::Run => None,
-        Next::Assist => {
-            let mut regs = vcpu.shared_regs();
-            assist::perform(&mut regs, &shared.ram);
-            vcpu.set_shared_regs(regs);
-            None
-        }
+        Next::Assist => assist(core, &shared.ram)
+            .err()
+            .map(|error| failed(format!("{error}: {}", error.source))),
         Next::Complete => complete(core, &shared.ram),
-        Next::TripleFault => Some(match vcpu.regs() {
+        Next::TripleFault => Some(match core.vcpu.regs() {
             Ok(regs) => End::TripleFault { rip: regs.rip },
             Err(error) => error_end(&error),
         }),
@@ -124,11 +118,18 @@ fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
     }
 }
 
+fn assist(core: &mut Core, ram: &GuestRam) -> Result<(), CpuError> {
+    let mut state = VcpuState::new(core.vcpu.fd_mut(), &mut core.xsave);
+    let mut regs = state.regs()?;
+    assist::perform(&mut regs, ram);
+    state.set_regs(&regs)
+}
+
 fn complete(core: &mut Core, ram: &GuestRam) -> Option<End> {
     let Some(bytes) = core.vcpu.emulation_failure() else {
         return Some(failed("KVM has an internal error".to_owned()));
     };
-    let mut state = completion::VcpuState::new(core.vcpu.fd(), &mut core.xsave);
+    let mut state = VcpuState::new(core.vcpu.fd_mut(), &mut core.xsave);
     match completion::complete(&mut state, ram, bytes.as_slice()) {
         Ok(_) => None,
         Err(unhandled) => Some(End::Unhandled {

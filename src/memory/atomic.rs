@@ -73,17 +73,35 @@ fn wide(place: *mut u8, address: u64, current: u128, new: u128) -> Result<u128, 
     Ok(unsafe { locked(cell, current, new) })
 }
 
-/// In a function of its own because the intrinsic is only an instruction, and not a call into a
-/// library that is not there, where the feature is on for the whole function.
+/// In assembly because the intrinsic of the same name may be compiled to a call into libatomic,
+/// which is not there.
 ///
 /// # Safety
 /// `cell` is aligned and good for reads and writes, and the processor has CMPXCHG16B.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "cmpxchg16b")]
 unsafe fn locked(cell: *mut u128, current: u128, new: u128) -> u128 {
-    use std::arch::x86_64::cmpxchg16b;
-    // SAFETY: what this function asks of its caller.
-    unsafe { cmpxchg16b(cell, current, new, Ordering::SeqCst, Ordering::SeqCst) }
+    let half = |value: u128, by: u32| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&(value >> by).to_le_bytes()[..8]);
+        u64::from_le_bytes(bytes)
+    };
+    let (mut low, mut high) = (half(current, 0), half(current, 64));
+    // SAFETY: sixteen bytes at `cell` are read and written, as the caller allows; RBX, which the
+    // compiler keeps for itself, is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {new_low}",
+            "lock cmpxchg16b [{cell}]",
+            "mov rbx, {new_low}",
+            new_low = inout(reg) half(new, 0) => _,
+            cell = in(reg) cell,
+            in("rcx") half(new, 64),
+            inout("rax") low,
+            inout("rdx") high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -92,6 +110,10 @@ fn wide(_: *mut u8, _: u64, _: u128, _: u128) -> Result<u128, AtomicError> {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should stop there"
+)]
 mod tests {
     use super::*;
     use std::thread;

@@ -6,13 +6,14 @@ use super::bits::{CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSFXSR, low16, low32};
 use super::fault::{Exception, Next, Reason, Step, Stop};
 use super::stopped::Stopped;
 use super::xstate::{
-    FCW, FDP, FIP, FOP, FSW, FTW, INIT_FCW, get_u16, in_use, mxcsr, mxcsr_mask, put, set_mxcsr,
+    FCW, FDP, FIP, FOP, FSW, FTW, INIT_FCW, ST, get_u16, in_use, mxcsr, mxcsr_mask, put, set_mxcsr,
     touch,
 };
 use iced_x86::{Instruction, Mnemonic};
 
 /// FSW: the exception flags, stack fault, summary and busy that FNCLEX clears.
 const FSW_CLEARED: u16 = 0x80ff;
+const FSW_TOP: u16 = 7 << 11;
 const FSW_SUMMARY: u16 = 1 << 7;
 
 const NO_DEVICE: Stop = Stop::Fault(Exception::NO_DEVICE);
@@ -47,8 +48,8 @@ pub(super) fn control(s: &mut Stopped, known: &Instruction) -> Step {
     match known.mnemonic() {
         Mnemonic::Fninit => {
             let image = s.cpu.image();
-            // The stack's contents stay; only their tags say empty.
             touch(image, 0);
+            unwind_stack(image);
             put(image, FCW, &INIT_FCW.to_le_bytes());
             for (at, len) in [(FSW, 2), (FTW, 1), (FOP, 2), (FIP, 8), (FDP, 8)] {
                 put(image, at, &[0; 8][..len]);
@@ -64,6 +65,9 @@ pub(super) fn control(s: &mut Stopped, known: &Instruction) -> Step {
             check_pending(s)?;
             let image = s.cpu.image();
             touch(image, 0);
+            unwind_stack(image);
+            let status = get_u16(image, FSW) & !FSW_TOP;
+            put(image, FSW, &status.to_le_bytes());
             put(image, FTW, &[0]);
         }
         Mnemonic::Fldcw => {
@@ -94,6 +98,15 @@ pub(super) fn control(s: &mut Stopped, known: &Instruction) -> Step {
     }
     s.cpu.store_xsave()?;
     Ok(Next::Advance)
+}
+
+/// The registers keep their contents when TOP becomes zero; but an image holds them in stack
+/// order, from TOP on, so there they move (SDM vol. 1, 10.5.1.1).
+fn unwind_stack(image: &mut [u8]) {
+    let top = usize::from(get_u16(image, FSW) >> 11 & 7);
+    if let Some(stack) = image.get_mut(ST) {
+        stack.rotate_right(top * ST.len() / 8);
+    }
 }
 
 /// A new control word may unmask a pending exception, or mask it: the summary follows.

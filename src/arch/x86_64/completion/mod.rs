@@ -28,7 +28,7 @@ mod xstate;
 mod tests;
 
 pub use fault::{Exception, Extra, Reason, Unhandled};
-pub use vcpu::VcpuState;
+pub use vcpu::{VcpuState, share_registers};
 
 use crate::kvm::failure::InstructionBytes;
 use crate::memory::GuestRam;

@@ -88,11 +88,10 @@ impl Stopped<'_> {
     fn walk(&mut self, linear: u64, access: Access) -> Result<Walk, Stop> {
         let levels = if self.sregs.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
         let mut used = [Used::default(); MAX_LEVELS];
-        let mut depth = 0;
         let mut table = self.sregs.cr3 & FRAME;
         // Rights narrow on the way down: both bits must be set, and NX clear, at every level.
         let (mut granted, mut no_execute) = (WRITABLE | USER, 0);
-        for level in (0..levels).rev() {
+        for (depth, level) in (0..levels).rev().enumerate() {
             let address = table + (linear >> (12 + 9 * level) & 0x1ff) * 8;
             let entry: u64 = self
                 .ram
@@ -107,14 +106,13 @@ impl Stopped<'_> {
             granted &= entry;
             no_execute |= entry & NO_EXECUTE;
             used[depth] = Used { address, entry };
-            depth += 1;
             let leaf = level == 0 || (level <= 2 && entry & LARGE != 0);
             if leaf {
                 self.check_rights(linear, access, granted, no_execute)?;
                 self.check_key(linear, access, granted, entry)?;
                 let inside = (1u64 << (12 + 9 * level)) - 1;
                 let page = entry & FRAME & !inside;
-                let marked = self.mark(&used[..depth], access)?;
+                let marked = self.mark(&used[..=depth], access)?;
                 return Ok(if marked {
                     Walk::Found(page | linear & inside)
                 } else {

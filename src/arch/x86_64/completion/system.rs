@@ -4,11 +4,12 @@
 //! have got that far.
 
 use super::bits::{
-    AC, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PCIDE, CR4_SMAP, EFER_LMA, EFER_SCE, RF, TF, VM, mask,
+    AC, CR4_FSGSBASE, CR4_OSXSAVE, CR4_PCIDE, CR4_SMAP, EFER_LMA, EFER_SCE, low16, mask,
 };
 use super::fault::{Exception, Next, Reason, Step, Stop};
 use super::paging::Access;
 use super::stopped::Stopped;
+use super::xstate;
 use iced_x86::{Instruction, Mnemonic};
 use kvm_bindings::kvm_segment;
 use std::arch::x86_64::__cpuid_count;
@@ -155,9 +156,15 @@ pub(super) fn xgetbv(s: &mut Stopped, _: &Instruction) -> Step {
     let value = match s.regs.rcx & mask(4) {
         0 => xcr0,
         1 => {
-            // XINUSE (SDM vol. 1, 13.1).
+            // XINUSE (SDM vol. 1, 13.6), where MXCSR counts as SSE state.
             s.cpu.load_xsave()?;
-            xcr0 & super::xstate::in_use(s.cpu.image())
+            let image = s.cpu.image();
+            let mxcsr = if xstate::mxcsr(image) == xstate::INIT_MXCSR {
+                0
+            } else {
+                xstate::SSE
+            };
+            xcr0 & (xstate::in_use(image) | mxcsr)
         }
         _ => return Err(PROTECTION),
     };
@@ -202,7 +209,7 @@ pub(super) fn sysret(s: &mut Stopped, known: &Instruction) -> Step {
         return Err(PROTECTION);
     }
     let star = s.cpu.msr(MSR_STAR)?.ok_or(UNDEFINED)?;
-    let selector = super::bits::low16(star >> 48);
+    let selector = low16(star >> 48);
     let code = if wide {
         selector.wrapping_add(16)
     } else {
@@ -229,9 +236,8 @@ pub(super) fn sysret(s: &mut Stopped, known: &Instruction) -> Step {
         db: 1,
         ..flat
     };
-    // Fixed by the SDM: of R11 everything but RF, VM and the reserved bits; bit 1 is set.
+    // Of R11 everything but RF, VM and the reserved bits; bit 1 is always set (SDM vol. 2).
     const KEPT: u64 = 0x3c_7fd7;
-    debug_assert!(KEPT & (RF | VM) == 0 && KEPT & TF != 0);
     s.regs.rflags = s.regs.r11 & KEPT | 2;
     s.regs.rip = if wide {
         s.regs.rcx

@@ -11,11 +11,10 @@ use super::fault::{Exception, Next, Reason, Step, Stop};
 use super::operand::Span;
 use super::paging::Access;
 use super::stopped::Stopped;
-use super::xstate::AVX;
 use super::xstate::{
-    COMPACTED, FDP, FIP, HEADER_END, INIT_MXCSR, LEGACY_END, MXCSR, SSE, ST, X87, XCOMP_BV, XMM,
-    XSTATE_BV, compacted, components, extended, get_u32, get_u64, in_use, init, mxcsr, mxcsr_mask,
-    put, set_mxcsr, touch,
+    AVX, COMPACTED, FDP, FIP, HEADER_END, INIT_MXCSR, LEGACY_END, MXCSR, MXCSR_MASK, SSE, ST, X87,
+    XCOMP_BV, XMM, XSTATE_BV, compacted, components, extended, get_u32, get_u64, in_use, init,
+    mxcsr, mxcsr_mask, put, set_mxcsr, supported, touch,
 };
 use iced_x86::{Instruction, Mnemonic};
 
@@ -69,8 +68,9 @@ pub(super) fn save(s: &mut Stopped, known: &Instruction) -> Step {
     s.cpu.load_xsave()?;
     let image = s.cpu.image();
     let mut used = in_use(image) & wanted;
-    // SDM vol. 1, 13.6: MXCSR counts as SSE state here, though XINUSE does not track it.
-    if wanted & SSE != 0 && mxcsr(image) != INIT_MXCSR {
+    // XINUSE does not track MXCSR, but for these it counts as SSE state (SDM vol. 1, 13.10);
+    // the others write it whatever the header says.
+    if format == Format::Compacted && wanted & SSE != 0 && mxcsr(image) != INIT_MXCSR {
         used |= SSE;
     }
     let written = if format == Format::Standard {
@@ -181,7 +181,12 @@ pub(super) fn restore(s: &mut Stopped, known: &Instruction) -> Step {
         let span = s.span(known, 0, end, Access::Read)?;
         span.read(s.ram, HEADER_END, &mut area[HEADER_END..end])?;
     }
-    s.cpu.load_xsave()?;
+    // Where everything is replaced, what was there need not be asked for; only the MXCSR mask,
+    // which the buffer keeps from its first use.
+    let replaced = wanted & supported() == supported();
+    if !replaced || get_u32(s.cpu.image(), MXCSR_MASK) == 0 {
+        s.cpu.load_xsave()?;
+    }
     let image = s.cpu.image();
     let control = match (is_compacted, wanted & SSE != 0) {
         (false, sse) if sse || wanted & AVX != 0 => Some(get_u32(&area, MXCSR)),

@@ -79,6 +79,15 @@ pub(super) fn components() -> &'static [Component; 63] {
     })
 }
 
+/// Every component an image can hold.
+pub(super) fn supported() -> u64 {
+    static MASK: OnceLock<u64> = OnceLock::new();
+    *MASK.get_or_init(|| {
+        let leaf = __cpuid_count(0xd, 0);
+        u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
+    })
+}
+
 /// The numbers of the components above SSE in `mask`.
 pub(super) fn extended(mask: u64) -> impl Iterator<Item = usize> {
     (2..63usize).filter(move |i| mask >> i & 1 != 0)

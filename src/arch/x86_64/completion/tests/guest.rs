@@ -4,7 +4,7 @@
 //! rest. Either way the guest ends with the same results.
 #![expect(unsafe_code, reason = "guest RAM is handed to KVM")]
 
-use super::super::{VcpuState, complete};
+use super::super::{VcpuState, complete, share_registers};
 use crate::kvm::failure::emulation_failure;
 use crate::kvm::xsave::XsaveBuffer;
 use crate::memory::GuestRam;
@@ -44,7 +44,7 @@ struct Guest {
 }
 
 /// Long mode, the first 2 MiB mapped to themselves, an IDT whose every gate is `HANDLER`.
-fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
+fn guest(kvm: &Kvm, code: &[u8], handler: &[u8], shared: bool) -> Guest {
     let vm = kvm.create_vm().unwrap();
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
     let region = kvm_userspace_memory_region {
@@ -55,7 +55,10 @@ fn guest(kvm: &Kvm, code: &[u8], handler: &[u8]) -> Guest {
     // SAFETY: the mapping lives in the `Guest` beside the VM, and outlives it.
     unsafe { vm.set_user_memory_region(region) }.unwrap();
     let xsave = XsaveBuffer::new(&vm).unwrap();
-    let vcpu = vm.create_vcpu(0).unwrap();
+    let mut vcpu = vm.create_vcpu(0).unwrap();
+    if shared {
+        share_registers(&vm, &mut vcpu);
+    }
     let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
     vcpu.set_cpuid2(&cpuid).unwrap();
 
@@ -140,7 +143,7 @@ impl Guest {
             assert!(failed);
             let bytes = emulation_failure(self.vcpu.get_kvm_run()).expect("suberror 1");
             self.completed.push(bytes.as_slice().to_vec());
-            let mut cpu = VcpuState::new(&self.vcpu, &mut self.xsave);
+            let mut cpu = VcpuState::new(&mut self.vcpu, &mut self.xsave);
             complete(&mut cpu, &self.ram, bytes.as_slice()).unwrap_or_else(|e| panic!("{e}"));
         }
         panic!("the guest does not come to an end");
@@ -179,6 +182,12 @@ fn counting_handler() -> Vec<u8> {
 #[test]
 fn a_guest_in_ring_0_gets_its_instructions() {
     let Some(kvm) = kvm() else { return };
+    for shared in [false, true] {
+        run_them_all(&kvm, shared);
+    }
+}
+
+fn run_them_all(kvm: &Kvm, shared: bool) {
     let code = blob!(
         "mov rcx, 0xf0f0",
         "popcnt rax, rcx",
@@ -217,7 +226,7 @@ fn a_guest_in_ring_0_gets_its_instructions() {
         "fwait",
         "hlt",
     );
-    let mut guest = guest(&kvm, &code, &counting_handler());
+    let mut guest = guest(kvm, &code, &counting_handler(), shared);
     let mut random = super::world::Random(99);
     let mut pattern = super::world::random_state(&mut random);
     super::native::settle(&mut pattern);
@@ -322,7 +331,7 @@ fn what_a_completion_costs() {
         ),
     ];
     for (name, code) in loops {
-        let mut guest = guest(&kvm, &code, &counting_handler());
+        let mut guest = guest(&kvm, &code, &counting_handler(), true);
         let start = std::time::Instant::now();
         guest.run();
         let each = start.elapsed().as_nanos() / u128::from(ROUNDS);

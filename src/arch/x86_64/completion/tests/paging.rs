@@ -219,7 +219,7 @@ fn tables_that_mislead() {
     let mut world = World::new();
     world.set_entry(ROOT + 511 * 8, ROOT | KERNEL);
     world.cpu.regs.rax = 0;
-    let linear = u64::MAX & !0xfff;
+    let linear = !0xfff;
     assert_eq!(read(&mut world, linear + 511 * 8), Completed::Done);
     // A table, a page, and the root beyond RAM.
     world.map(HIGH, 1 << 40, KERNEL);

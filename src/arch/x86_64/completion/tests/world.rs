@@ -303,7 +303,11 @@ impl Trial<'_> {
                 &its[..show]
             );
         }
-        let (ours, its) = (settled(&world.cpu.image), settled(&real_state.0[..4096]));
+        // What the processor makes of our image: KVM will load it.
+        let mut ours = Area::zeroed();
+        ours.0[..4096].copy_from_slice(&world.cpu.image);
+        native::settle(&mut ours);
+        let (ours, its) = (settled(&ours.0[..4096]), settled(&real_state.0[..4096]));
         if let Some(at) = (0..ours.len()).find(|&i| ours[i] != its[i]) {
             panic!(
                 "{text}: state at {at:#x}: ours {:#x}, its {:#x}",

@@ -6,6 +6,7 @@
     reason = "the address of an instruction is taken in assembly"
 )]
 
+use super::super::bits::STATUS;
 use super::super::{Completed, Exception, xstate};
 use super::native::{self, code};
 use super::world::{Random, Trial, World, random_state, settled};
@@ -62,7 +63,7 @@ fn saves_write_what_the_processor_writes() {
             gpr,
             rflags: 2,
             state: &state,
-            defined: !0,
+            defined: STATUS,
             memory: AREA,
         };
         trial.agree();
@@ -116,7 +117,7 @@ fn restores_load_what_the_processor_loads() {
             gpr,
             rflags: 2,
             state: &state,
-            defined: !0,
+            defined: STATUS,
             memory: AREA,
         };
         trial.agree();
@@ -151,7 +152,7 @@ fn fxsave_and_fxrstor() {
             gpr,
             rflags: 2,
             state: &state,
-            defined: !0,
+            defined: STATUS,
             memory: 512,
         };
         trial.agree();
@@ -182,10 +183,12 @@ fn the_supervisor_pair_agrees_with_xsavec() {
         );
 
         let before = world.cpu.image.clone();
-        world.cpu.image = random_state(&mut random).0[..4096].to_vec();
+        let mut old = random_state(&mut random);
+        native::settle(&mut old);
+        world.cpu.image = old.0[..4096].to_vec();
         world.set_gprs(&registers(&world, u64::MAX));
         assert_eq!(world.complete(code!("xrstors64 [rsi]")), Completed::Done);
-        let (mut gpr, mut real) = (registers(&world, u64::MAX), random_state(&mut random));
+        let (mut gpr, mut real) = (registers(&world, u64::MAX), old);
         native::run(code!("xrstor64 [rsi]"), &mut gpr, &mut 2, &mut real);
         assert!(settled(&world.cpu.image) == settled(&real.0[..4096]));
         if mask & native::xcr0() == native::xcr0() {
