@@ -36,10 +36,9 @@ impl Message<'_> {
             return Err(TooLong);
         }
         // A limit below 2^24 leaves the fourth byte zero.
-        if let (Some(field), [a, b, c, ..]) = (
-            out.get_mut(start + 1..start + HEADER),
-            length.to_le_bytes(),
-        ) {
+        if let (Some(field), [a, b, c, ..]) =
+            (out.get_mut(start + 1..start + HEADER), length.to_le_bytes())
+        {
             field.copy_from_slice(&[a, b, c]);
         }
         Ok(())
@@ -96,12 +95,16 @@ impl Decoder {
     }
 
     /// The next whole message, if one is there. After an error the stream is lost.
-    pub fn next(&mut self) -> Result<Option<Message<'_>>, Malformed> {
+    pub fn take(&mut self) -> Result<Option<Message<'_>>, Malformed> {
         let Some((kind, length)) = self.header()? else {
             return Ok(None);
         };
         let start = self.head + HEADER;
-        let Some(payload) = self.buffer.get(start..self.tail).and_then(|b| b.get(..length)) else {
+        let Some(payload) = self
+            .buffer
+            .get(start..self.tail)
+            .and_then(|b| b.get(..length))
+        else {
             return Ok(None);
         };
         self.head = start + length;
@@ -114,7 +117,7 @@ impl Decoder {
         }
     }
 
-    /// Bytes the frame at the head still lacks; an error shows itself in `next`.
+    /// Bytes the frame at the head still lacks; an error shows itself in `take`.
     fn missing(&self) -> usize {
         match self.header() {
             Ok(Some((_, length))) => (HEADER + length).saturating_sub(self.tail - self.head),

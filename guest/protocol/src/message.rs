@@ -336,7 +336,9 @@ impl Size {
 
 /// Reads a byte as the enum whose variants, in order, are `all`.
 fn one_of<T: Copy>(all: &[T], r: &mut Reader<'_>) -> Result<T, Malformed> {
-    all.get(usize::from(r.u8()?)).copied().ok_or(Malformed::Value)
+    all.get(usize::from(r.u8()?))
+        .copied()
+        .ok_or(Malformed::Value)
 }
 
 impl Stream {

@@ -35,7 +35,12 @@ fn terminal() -> impl Strategy<Value = Terminal> {
 
 fn start() -> impl Strategy<Value = Start> {
     (
-        (vec(text(), 0..9), vec(text(), 0..9), any::<String>(), text()),
+        (
+            vec(text(), 0..9),
+            vec(text(), 0..9),
+            any::<String>(),
+            text(),
+        ),
         (any::<String>(), prop::option::of(terminal()), any::<bool>()),
         (prop::option::of(root()), any::<bool>(), any::<u64>()),
     )
@@ -118,7 +123,7 @@ fn decode(bytes: &[u8], cut: usize) -> Result<Vec<Vec<u8>>, Malformed> {
             space[..n].copy_from_slice(&piece[..n]);
             decoder.filled(n);
             piece = &piece[n..];
-            while let Some(message) = decoder.next()? {
+            while let Some(message) = decoder.take()? {
                 let mut frame = Vec::new();
                 message.encode(&mut frame).unwrap();
                 frames.push(frame);
@@ -149,7 +154,7 @@ proptest! {
         let mut decoder = Decoder::new();
         decoder.space()[..wire.len()].copy_from_slice(&wire);
         decoder.filled(wire.len());
-        prop_assert_eq!(decoder.next().unwrap(), Some(message));
+        prop_assert_eq!(decoder.take().unwrap(), Some(message));
         prop_assert!(decoder.is_empty());
     }
 
