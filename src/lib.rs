@@ -9,3 +9,6 @@ pub mod bus;
 pub mod events;
 pub mod irq;
 pub mod memory;
+
+pub mod initramfs;
+pub mod instance;
