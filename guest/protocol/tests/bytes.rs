@@ -125,7 +125,7 @@ fn decode(bytes: &[u8], cut: usize) -> Result<Vec<Vec<u8>>, Malformed> {
             piece = &piece[n..];
             while let Some(message) = decoder.take()? {
                 let mut frame = Vec::new();
-                message.encode(&mut frame).unwrap();
+                message.encode(&mut frame).expect("it was a frame");
                 frames.push(frame);
             }
         }
