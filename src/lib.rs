@@ -32,6 +32,8 @@ pub mod machine;
 pub mod vmm;
 
 // The tool side: everything outside the jail.
+pub mod initramfs;
+
 pub mod instance;
 
 pub mod cli;
