@@ -9,3 +9,5 @@ pub mod bus;
 pub mod events;
 pub mod irq;
 pub mod memory;
+
+pub mod image;
