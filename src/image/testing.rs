@@ -289,6 +289,16 @@ fn directory(content: &[u8], own: u64, parent: u64) -> Vec<(Vec<u8>, u64, u8)> {
     names
 }
 
+/// Says what a test leaves out, past the capture of the test harness; where everything
+/// must be tested, fails instead.
+pub fn skip(what: &str) {
+    assert!(std::env::var_os("HUSK_REQUIRE_TOOLS").is_none(), "{what}");
+    let _ = std::io::Write::write_all(
+        &mut std::io::stderr(),
+        format!("SKIPPED: {what}\n").as_bytes(),
+    );
+}
+
 /// Runs a tool of erofs-utils; false, and aloud, if this host has none.
 pub fn run_tool(tool: &str, arguments: &[&std::ffi::OsStr]) -> bool {
     match Command::new(tool).args(arguments).output() {
@@ -298,15 +308,7 @@ pub fn run_tool(tool: &str, arguments: &[&std::ffi::OsStr]) -> bool {
             true
         }
         Err(error) => {
-            assert!(
-                std::env::var_os("HUSK_REQUIRE_TOOLS").is_none(),
-                "{tool}: {error}"
-            );
-            // Past the capture of the test harness.
-            let _ = std::io::Write::write_all(
-                &mut std::io::stderr(),
-                format!("SKIPPED: {tool} did not judge the image: {error}\n").as_bytes(),
-            );
+            skip(&format!("{tool} did not judge the image: {error}"));
             false
         }
     }

@@ -322,6 +322,14 @@ mod tests {
     }
 
     #[test]
+    fn entries_are_counted_also_when_they_replace_each_other() {
+        let mut tree = Tree::new(Meta::default());
+        let refused = (0..=MAX_ENTRIES).find_map(|_| tree.add(NodeId::ROOT, b"a", fifo()).err());
+        assert_eq!(refused, Some(Refused::Entries));
+        assert_eq!(tree.len(), MAX_ENTRIES);
+    }
+
+    #[test]
     fn the_last_of_one_name_wins() {
         let mut tree = Tree::new(Meta::default());
         let first = tree.add(NodeId::ROOT, b"a", fifo()).unwrap();

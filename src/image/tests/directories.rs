@@ -2,7 +2,7 @@
 //! Directories of the host, and what is no image at all.
 
 use super::{Place, bytes, entries};
-use crate::image::testing::run_tool;
+use crate::image::testing::{run_tool, skip};
 use crate::image::{FsKind, Progress, open};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use rustix::io::Errno;
@@ -89,7 +89,7 @@ fn attributes_are_kept_and_labels_of_the_host_are_not() {
     place.write("f", "x");
     let file = place.source.path().join("f");
     match rustix::fs::lsetxattr(&file, "user.husk", b"kept\0\n", XattrFlags::empty()) {
-        Err(Errno::NOTSUP) => return eprintln!("SKIPPED: no attributes on this file system"),
+        Err(Errno::NOTSUP) => return skip("attributes: this file system has none"),
         other => other.unwrap(),
     }
     let mut kept = 1;
@@ -104,6 +104,8 @@ fn attributes_are_kept_and_labels_of_the_host_are_not() {
             rustix::fs::lsetxattr(&file, name, value, XattrFlags::empty()).unwrap();
         }
         kept = 3;
+    } else {
+        skip("attributes only root may set");
     }
     let found = entries(&place.directory().unwrap());
     let xattrs = &found[&b"f"[..]].xattrs;
@@ -181,4 +183,28 @@ fn a_ready_file_system_is_used_as_it_is() {
         (ready.kind, ready.path, ready.cached),
         (FsKind::Erofs, image.path, true)
     );
+}
+
+#[test]
+fn a_directory_swapped_for_a_link_leads_nowhere() {
+    let (place, outside) = (Place::new(), tempfile::TempDir::new().unwrap());
+    let root = place.source.path();
+    fs::create_dir(root.join("d")).unwrap();
+    place.write("a", "first");
+    place.write("d/f", "inside");
+    fs::write(outside.path().join("f"), "secret").unwrap();
+    let mut swapped = false;
+    let reference = format!("dir:{}", root.display());
+    let image = open(&reference, place.cache.path(), &mut |progress| {
+        // "a" is written before anything below "d" is opened.
+        if matches!(progress, Progress::Writing { .. }) && !swapped {
+            swapped = true;
+            fs::rename(root.join("d"), root.join("e")).unwrap();
+            symlink(outside.path(), root.join("d")).unwrap();
+        }
+    });
+    let found = entries(&image.unwrap());
+    let paths: Vec<_> = found.keys().map(|path| path.as_slice()).collect();
+    assert_eq!(paths, [&b""[..], b"a", b"d", b"e", b"e/f"]);
+    assert_eq!(bytes(&found, "e/f"), b"inside");
 }
