@@ -32,6 +32,7 @@ pub mod machine;
 pub mod vmm;
 
 // The tool side: everything outside the jail.
+pub mod image;
 pub mod initramfs;
 
 pub mod instance;

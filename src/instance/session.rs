@@ -162,11 +162,7 @@ fn ended(end: &End) -> String {
         End::Reset => "it reset itself".into(),
         End::TripleFault { rip } => format!("a triple fault at {rip:#x}"),
         End::Stopped => "it was stopped".into(),
-        End::Unhandled {
-            instruction,
-            bytes,
-            rip,
-        } => format!("nobody knows the instruction {instruction} ({bytes:02x?}) at {rip:#x}"),
+        End::Unhandled { message } => message.clone(),
         End::Failed { message } => message.clone(),
     }
 }

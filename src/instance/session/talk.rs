@@ -334,7 +334,7 @@ impl<'a> Talk<'a> {
         };
         (self.on_event)(Event::Report(report.clone()));
         match report {
-            Report::Mark { .. } => {}
+            Report::Mark { .. } | Report::Note { .. } => {}
             Report::Console { tail } => {
                 self.console = tail;
                 if self.stage == Stage::Console {
