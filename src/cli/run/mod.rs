@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk run`: a command of an image, in a machine of its own.
 
+mod parts;
 mod request;
+mod session;
 
 use super::host::Memory;
 use super::output::{ExitStatus, Failure, Printer};
@@ -91,9 +93,9 @@ Ctrl-C stops the command; a second one ends the machine. With -t the keys go to 
 Exit codes: the command's own, 128+N if signal N killed it, 126 if it could not be run,
 127 if it was not found, 125 if husk itself failed.";
 
-pub fn execute(args: &RunArgs, _exec: Mark, _printer: &Printer) -> Result<ExitStatus, Failure> {
+pub fn execute(args: &RunArgs, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let memory = Memory::read().context("cannot read the host's memory")?;
-    let _request = RunRequest::check(args, memory, |name| std::env::var_os(name))
+    let request = RunRequest::check(args, memory, |name| std::env::var_os(name))
         .map_err(Failure::operator)?;
-    Err(anyhow::anyhow!("this build has no machine to start yet").into())
+    session::run(&request, exec, printer)
 }

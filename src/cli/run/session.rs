@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a checked request to the command's exit code. Main thread. Reads as the order of a
+//! start: image, kernel, machine, session.
+
+use super::RunRequest;
+use super::parts::{self, Parts};
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
+use crate::cli::terminal;
+use crate::cli::trace::{Mark, Source, Waterfall};
+use crate::control::{Report, Request};
+use crate::instance::session::{self, Event, Limits, Machine, Session, SessionError, Streams};
+use crate::instance::{self, Control};
+use crate::sys::clock;
+use anyhow::Context as _;
+use husk_protocol::{Exit, Size};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+/// From the order to shut down to the end of patience: a guest that is asked to stop has
+/// nothing to write back, and does so in milliseconds.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+impl Machine for Control {
+    fn send(&self, request: &Request) -> io::Result<()> {
+        Self::send(self, request)
+    }
+
+    fn recv(&self) -> io::Result<Option<Report>> {
+        Self::recv(self)
+    }
+}
+
+pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let mut waterfall = Waterfall::starting(exec);
+    let Parts {
+        config,
+        agent,
+        start,
+        opened,
+    } = parts::gather(request, printer, &mut waterfall)?;
+    let streams = streams(request)?;
+    let signals = session::watch_signals().context("cannot catch signals")?;
+    let machine = instance::spawn(&config).context("cannot start the machine")?;
+    // Our copies would keep the agent's connection open after the machine is gone.
+    drop(opened);
+    waterfall.reached("machine process started");
+    let raw = match request.tty {
+        true => terminal::raw_stdin().context("cannot use the terminal")?,
+        false => None,
+    };
+    let result = session::drive(
+        Session {
+            agent,
+            start,
+            streams,
+            machine: &machine.control,
+            signals: &signals,
+            limits: Limits {
+                agent: request.timeout,
+                shutdown: SHUTDOWN,
+            },
+            window_size: &window_size,
+        },
+        &mut |event| note(&event, &mut waterfall, printer, request.quiet),
+    );
+    drop(raw);
+    waterfall.reached("session over");
+    if let Some(format) = request.trace {
+        printer.talk(&waterfall.render(format, printer.talk));
+    }
+    match result {
+        Ok(outcome) => {
+            if let Some(error) = &outcome.unwritten {
+                let problem = Problem::new("the command's output could not be written");
+                return Err(problem.because(error).into());
+            }
+            Ok(ExitStatus::Code(outcome.code()))
+        }
+        Err(error) => refuse(&error, printer),
+    }
+}
+
+/// The operator's own streams, as descriptors of the session's own.
+fn streams(request: &RunRequest) -> anyhow::Result<Streams> {
+    let stdin = || io::stdin().as_fd().try_clone_to_owned();
+    Ok(Streams {
+        stdin: match request.interactive {
+            true => Some(stdin().context("standard input")?),
+            false => None,
+        },
+        stdout: io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("standard output")?,
+        stderr: io::stderr()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("standard error")?,
+    })
+}
+
+pub fn window_size() -> Option<Size> {
+    terminal::window_size().map(|(rows, columns)| Size { columns, rows })
+}
+
+fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool) {
+    match event {
+        Event::AgentUp(hello) => {
+            waterfall.tie_guest_clock(clock::monotonic_ns(), hello.ready);
+            waterfall.reached("agent up");
+        }
+        Event::Started { .. } => waterfall.reached("command started"),
+        Event::Exited(Exit::Code(_) | Exit::Signal(_)) => waterfall.reached("command exited"),
+        Event::KernelLog(records) => {
+            for record in records {
+                waterfall.add_guest(parts::milestone(record), record.time.saturating_mul(1000));
+            }
+        }
+        Event::Report(Report::Mark { name, at }) => waterfall.add(Mark {
+            name: name.clone(),
+            at: *at,
+            source: Source::Vmm,
+        }),
+        Event::Report(Report::Note { line }) if !quiet => {
+            printer.talk(&format!("husk: {line}\r\n"));
+        }
+        Event::Report(_) => {}
+    }
+}
+
+/// What went wrong, with the console's last lines where they tell more.
+fn refuse(error: &SessionError, printer: &Printer) -> Result<ExitStatus, Failure> {
+    if let Some(console) = error.console().filter(|text| !text.trim().is_empty()) {
+        printer.talk("husk: the guest's last lines:\n");
+        for line in console.lines() {
+            printer.talk(&format!("  | {}\n", visible(line)));
+        }
+    }
+    let mut problem = Problem::new(error.to_string());
+    if let Some(cause) = std::error::Error::source(error) {
+        problem = problem.because(cause);
+    }
+    Err(Failure {
+        status: ExitStatus::Code(error.code()),
+        problems: vec![problem],
+    })
+}
+
+/// The guest's words go to a terminal: none of them may be an escape sequence.
+fn visible(line: &str) -> String {
+    line.chars()
+        .map(|letter| {
+            if letter.is_control() {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
+        .collect()
+}
