@@ -8,4 +8,5 @@ pub mod control;
 pub mod bus;
 pub mod events;
 pub mod irq;
+pub mod kernel;
 pub mod memory;
