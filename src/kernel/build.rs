@@ -65,7 +65,9 @@ pub(super) fn run(
 
     let outcome = Outcome {
         version,
-        built_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs()),
+        built_at: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs()),
         build_seconds: started.elapsed().as_secs(),
         command,
         objects,
@@ -73,8 +75,10 @@ pub(super) fn run(
     };
     let record = Provenance::new(recipe, package, tools, digest, outcome);
     let path = Provenance::path(&staging.join("done"));
-    let text = serde_json::to_vec_pretty(&record)
-        .map_err(|source| KernelError::Record { path: path.clone(), source })?;
+    let text = serde_json::to_vec_pretty(&record).map_err(|source| KernelError::Record {
+        path: path.clone(),
+        source,
+    })?;
     fs::write(&path, text).map_err(failed("write", &path))
 }
 
@@ -92,12 +96,20 @@ impl Steps {
         fs::create_dir(&tree).map_err(failed("create", &tree))?;
         let log_path = staging.join("build.log");
         let log = File::create(&log_path).map_err(failed("create", &log_path))?;
-        Ok(Self { staging: staging.to_owned(), tree, log_path, log })
+        Ok(Self {
+            staging: staging.to_owned(),
+            tree,
+            log_path,
+            log,
+        })
     }
 
     fn unpack(&mut self, package: &Package) -> Result<(), KernelError> {
         let mut tar = Command::new("tar");
-        tar.arg("--extract").arg("--strip-components=1").arg("--file").arg(&package.path);
+        tar.arg("--extract")
+            .arg("--strip-components=1")
+            .arg("--file")
+            .arg(&package.path);
         for folder in LEFT_PACKED {
             for kind in ["c", "h", "rst", "S"] {
                 tar.arg(format!("--exclude=*/{folder}/*.{kind}"));
@@ -118,7 +130,13 @@ impl Steps {
         let file = self.staging.join(name);
         fs::write(&file, text).map_err(failed("write", &file))?;
         let mut patch = Command::new("patch");
-        patch.args(["-p1", "--forward", "--batch", "--no-backup-if-mismatch", "--input"]);
+        patch.args([
+            "-p1",
+            "--forward",
+            "--batch",
+            "--no-backup-if-mismatch",
+            "--input",
+        ]);
         patch.arg(&file).current_dir(&self.tree);
         self.step(&format!("patch {name}"), &mut patch, &mut |_| {})
     }
@@ -136,7 +154,11 @@ impl Steps {
         let made = self.tree.join(".config");
         let made = fs::read_to_string(&made).map_err(failed("read", &made))?;
         let lost = config::lost(&requested, &made);
-        if lost.is_empty() { Ok(()) } else { Err(KernelError::OptionsLost { lost }) }
+        if lost.is_empty() {
+            Ok(())
+        } else {
+            Err(KernelError::OptionsLost { lost })
+        }
     }
 
     fn compile(
@@ -148,10 +170,15 @@ impl Steps {
         let mut make = self.make(recipe);
         make.arg(format!("-j{jobs}")).arg("vmlinux");
         let words = std::iter::once(make.get_program()).chain(make.get_args());
-        let command = words.map(|word| word.to_string_lossy().into_owned()).collect();
+        let command = words
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect();
 
         let mut objects = 0;
-        progress(Progress::Compiling { objects, expected: EXPECTED_OBJECTS });
+        progress(Progress::Compiling {
+            objects,
+            expected: EXPECTED_OBJECTS,
+        });
         self.step("compiling", &mut make, &mut |line| {
             if line.starts_with("  CC ") || line.starts_with("  AS ") {
                 objects += 1;
@@ -185,7 +212,9 @@ impl Steps {
         let mut make = Command::new("make");
         make.arg("-C").arg(&self.tree).args(&recipe.variables);
         // A caller's own make must not lend its flags or its job slots.
-        make.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").env_remove("MFLAGS");
+        make.env_remove("MAKEFLAGS")
+            .env_remove("MAKELEVEL")
+            .env_remove("MFLAGS");
         make
     }
 
@@ -197,10 +226,17 @@ impl Steps {
         watch: &mut dyn FnMut(&str),
     ) -> Result<(), KernelError> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let spawn = |source| KernelError::Spawn { program: program.clone(), source };
+        let spawn = |source| KernelError::Spawn {
+            program: program.clone(),
+            source,
+        };
         let (reader, writer) = std::io::pipe().map_err(spawn)?;
         let errors = writer.try_clone().map_err(spawn)?;
-        command.stdin(Stdio::null()).stdout(writer).stderr(errors).env("LC_ALL", "C");
+        command
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(errors)
+            .env("LC_ALL", "C");
         let mut child = command.spawn().map_err(spawn)?;
         // The command still holds this end of the pipe; with it open the log would never end.
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -208,7 +244,9 @@ impl Steps {
         let mut tail = Tail::default();
         for line in BufReader::new(reader).split(b'\n') {
             let line = line.map_err(spawn)?;
-            self.log.write_all(&line).and_then(|()| self.log.write_all(b"\n"))
+            self.log
+                .write_all(&line)
+                .and_then(|()| self.log.write_all(b"\n"))
                 .map_err(failed("write", &self.log_path))?;
             let line = String::from_utf8_lossy(&line);
             watch(&line);
@@ -219,7 +257,11 @@ impl Steps {
             return Ok(());
         }
         let step = format!("{name} ({program}: {status})");
-        Err(KernelError::Step { step, log: self.log_path.clone(), tail: tail.text() })
+        Err(KernelError::Step {
+            step,
+            log: self.log_path.clone(),
+            tail: tail.text(),
+        })
     }
 }
 

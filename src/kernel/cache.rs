@@ -14,6 +14,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 
@@ -32,7 +33,9 @@ pub(super) struct Lock {
 
 impl Cache {
     pub fn at(cache: &Path) -> Self {
-        Self { folder: cache.join("kernels") }
+        Self {
+            folder: cache.join("kernels"),
+        }
     }
 
     pub fn create(&self) -> Result<(), KernelError> {
@@ -92,7 +95,9 @@ impl Cache {
         // The rename must not reach the disk before the bytes do.
         for file in fs::read_dir(&done).map_err(failed("read", &done))? {
             let path = file.map_err(failed("read", &done))?.path();
-            File::open(&path).and_then(|file| file.sync_all()).map_err(failed("sync", &path))?;
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(failed("sync", &path))?;
         }
         // An entry that nobody could read (`entry` said there is none) makes way.
         match fs::remove_dir_all(&entry) {
@@ -114,9 +119,11 @@ impl Cache {
         let moved = fs::rename(staging.join("build.log"), &kept);
         let _ = fs::remove_dir_all(staging);
         match error {
-            KernelError::Step { step, tail, .. } if moved.is_ok() => {
-                KernelError::Step { step, log: kept, tail }
-            }
+            KernelError::Step { step, tail, .. } if moved.is_ok() => KernelError::Step {
+                step,
+                log: kept,
+                tail,
+            },
             other => other,
         }
     }
@@ -127,7 +134,7 @@ impl Cache {
         if fs::read_link(&link).is_ok_and(|target| target == Path::new(digest)) {
             return Ok(());
         }
-        let fresh = self.folder.join(format!("{}.{}", file_name(&link), std::process::id()));
+        let fresh = self.fresh_name(&link);
         let _ = fs::remove_file(&fresh);
         std::os::unix::fs::symlink(digest, &fresh).map_err(failed("create", &fresh))?;
         fs::rename(&fresh, &link).map_err(failed("create", &link))
@@ -147,9 +154,7 @@ impl Cache {
         match read_entry(&folder) {
             Ok(kernel) => Ok(Some(kernel).filter(|kernel| kernel.vmlinux.is_file())),
             Err(KernelError::Record { .. }) => Ok(None),
-            Err(KernelError::File { source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
+            Err(KernelError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -175,9 +180,18 @@ impl Cache {
 
     /// Writes `path` whole or not at all.
     pub fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let fresh = self.folder.join(format!("{}.{}", file_name(path), std::process::id()));
+        let fresh = self.fresh_name(path);
         File::create(&fresh)?.write_all(bytes)?;
         fs::rename(&fresh, path)
+    }
+
+    /// A name beside `path` that no other thread or process writes to.
+    fn fresh_name(&self, path: &Path) -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = name_of(path).unwrap_or_default();
+        self.folder
+            .join(format!("{name}.{}.{count}", std::process::id()))
     }
 
     fn link(&self, recipe: &str) -> PathBuf {
@@ -188,8 +202,8 @@ impl Cache {
 fn read_entry(folder: &Path) -> Result<Kernel, KernelError> {
     let path = Provenance::path(folder);
     let bytes = fs::read(&path).map_err(failed("read", &path))?;
-    let record: Provenance = serde_json::from_slice(&bytes)
-        .map_err(|source| KernelError::Record { path, source })?;
+    let record: Provenance =
+        serde_json::from_slice(&bytes).map_err(|source| KernelError::Record { path, source })?;
     Ok(Kernel {
         digest: record.digest,
         vmlinux: folder.join("vmlinux"),
@@ -205,15 +219,15 @@ pub(super) fn failed<'a>(
     action: &'static str,
     path: &'a Path,
 ) -> impl Fn(io::Error) -> KernelError + 'a {
-    move |source| KernelError::File { action, path: path.to_owned(), source }
+    move |source| KernelError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn name_of(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
-}
-
-fn file_name(path: &Path) -> String {
-    name_of(path).unwrap_or_default().to_owned()
 }
 
 fn is_digest(name: &str) -> bool {

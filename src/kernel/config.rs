@@ -48,12 +48,17 @@ pub(super) fn lost(requested: &str, made: &str) -> Vec<Lost> {
 }
 
 pub(super) fn join(lost: &[Lost]) -> String {
-    lost.iter().map(Lost::to_string).collect::<Vec<_>>().join(", ")
+    lost.iter()
+        .map(Lost::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// `CONFIG_X=value` or `# CONFIG_X is not set`; anything else is a comment.
 fn parse(line: &str) -> Option<(&str, &str)> {
-    let off = line.strip_prefix("# ").and_then(|rest| rest.strip_suffix(" is not set"));
+    let off = line
+        .strip_prefix("# ")
+        .and_then(|rest| rest.strip_suffix(" is not set"));
     if let Some(option) = off {
         return option.starts_with("CONFIG_").then_some((option, OFF));
     }

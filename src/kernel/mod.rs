@@ -50,10 +50,15 @@ pub enum Progress<'a> {
     /// Reading the source package to learn its digest.
     Hashing,
     Unpacking,
-    Patching { name: &'a str },
+    Patching {
+        name: &'a str,
+    },
     Configuring,
     /// Translation units so far; `expected` is what the last measured build had, for a bar.
-    Compiling { objects: u32, expected: u32 },
+    Compiling {
+        objects: u32,
+        expected: u32,
+    },
     Finishing,
 }
 
@@ -66,15 +71,29 @@ pub enum KernelError {
     #[error("{} is not a kernel source package: {what}", path.display())]
     SourceUnusable { path: PathBuf, what: &'static str },
     #[error("cannot {action} {}", path.display())]
-    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("cannot run {program}")]
-    Spawn { program: String, source: std::io::Error },
+    Spawn {
+        program: String,
+        source: std::io::Error,
+    },
     #[error("{step} failed; the whole log is in {}\n{tail}", log.display())]
-    Step { step: String, log: PathBuf, tail: String },
+    Step {
+        step: String,
+        log: PathBuf,
+        tail: String,
+    },
     #[error("the kernel's configuration did not take {}", config::join(lost))]
     OptionsLost { lost: Vec<Lost> },
     #[error("{} is not a provenance record", path.display())]
-    Record { path: PathBuf, source: serde_json::Error },
+    Record {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 impl KernelError {
@@ -90,11 +109,13 @@ impl KernelError {
 
 /// The kernel this binary's recipe makes of the installed source package, building it if the
 /// cache has none. `cache` is husk's cache directory; it is created if need be.
-pub fn ensure(
-    cache: &Path,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Kernel, KernelError> {
-    ensure_with(&Recipe::embedded(), Path::new(source::PACKAGE), cache, progress)
+pub fn ensure(cache: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Kernel, KernelError> {
+    ensure_with(
+        &Recipe::embedded(),
+        Path::new(source::PACKAGE),
+        cache,
+        progress,
+    )
 }
 
 /// The newest kernel of this binary's recipe that is ready to boot. Costs two file reads and

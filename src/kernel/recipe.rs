@@ -44,6 +44,10 @@ const FRAGMENTS: &[Text] = embed!("config":
 
 const PATCHES: &[Text] = embed!("patches":
     "0001-x86-mm-finish-a-SYSCALL-that-arrives-as-a-page-fault.patch",
+    "0002-x86-let-the-VMM-clear-and-copy-memory.patch",
+    "0003-x86-end-a-VM-without-ACPI-by-a-reset.patch",
+    "0004-mm-slub-make-sys-kernel-slab-only-on-request.patch",
+    "0005-x86-mm-look-at-a-page-table-entry-before-the-memory-map.patch",
 );
 
 /// Fixed, so that the same inputs give the same bytes.
@@ -140,7 +144,10 @@ impl Recipe {
         if !missing.is_empty() {
             return Err(KernelError::ToolsMissing { missing });
         }
-        Ok(Tools { compiler: version_of("gcc")?, linker: version_of("ld")? })
+        Ok(Tools {
+            compiler: version_of("gcc")?,
+            linker: version_of("ld")?,
+        })
     }
 }
 
@@ -170,7 +177,10 @@ fn version_of(program: &str) -> Result<String, KernelError> {
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
-        .map_err(|source| KernelError::Spawn { program: program.to_owned(), source })?;
+        .map_err(|source| KernelError::Spawn {
+            program: program.to_owned(),
+            source,
+        })?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }

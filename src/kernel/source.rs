@@ -43,10 +43,20 @@ pub(super) fn identify(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Package, KernelError> {
     let file = File::open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => KernelError::SourceMissing { path: path.to_owned() },
-        _ => KernelError::File { action: "open", path: path.to_owned(), source },
+        io::ErrorKind::NotFound => KernelError::SourceMissing {
+            path: path.to_owned(),
+        },
+        _ => KernelError::File {
+            action: "open",
+            path: path.to_owned(),
+            source,
+        },
     })?;
-    let failed = |source| KernelError::File { action: "read", path: path.to_owned(), source };
+    let failed = |source| KernelError::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
     let meta = file.metadata().map_err(failed)?;
     let mut stamp = Stamp {
         path: path.to_owned(),
@@ -57,7 +67,12 @@ pub(super) fn identify(
         digest: String::new(),
     };
     match known(&cache.stamp()) {
-        Some(old) if (Stamp { digest: String::new(), ..old.clone() }) == stamp => {
+        Some(old)
+            if (Stamp {
+                digest: String::new(),
+                ..old.clone()
+            }) == stamp =>
+        {
             stamp.digest = old.digest;
         }
         _ => {
@@ -69,7 +84,11 @@ pub(super) fn identify(
             }
         }
     }
-    Ok(Package { path: stamp.path, size: stamp.size, digest: stamp.digest })
+    Ok(Package {
+        path: stamp.path,
+        size: stamp.size,
+        digest: stamp.digest,
+    })
 }
 
 /// An unreadable stamp is no stamp.
