@@ -34,6 +34,7 @@ pub mod vmm;
 // The tool side: everything outside the jail.
 pub mod image;
 pub mod initramfs;
+pub mod kernel;
 
 pub mod instance;
 
