@@ -109,6 +109,10 @@ impl Driver {
         data
     }
 
+    pub fn write_config(&self, offset: u64, value: u8) {
+        self.mmio.write(0x100 + offset, &[value]);
+    }
+
     pub fn status(&self) -> u32 {
         self.read(0x70)
     }
