@@ -16,13 +16,15 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
+type Refill = Option<(Arc<GuestRam>, u32)>;
+
 /// Answers each request with the bytes it was sent; config changes when its source is ready.
 struct Echo {
     log: Arc<Mutex<Vec<&'static str>>>,
     bell: EventFd,
     rings: u8,
     /// Plays a guest that offers another chain while one is served, so many times.
-    refill: Arc<Mutex<Option<(Arc<GuestRam>, u32)>>>,
+    refill: Arc<Mutex<Refill>>,
 }
 
 impl Echo {
