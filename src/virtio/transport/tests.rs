@@ -9,6 +9,7 @@ use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::MAX_CHAIN_BYTES;
 use crate::virtio::testing::{
     Driver, EVENT_IDX, INDIRECT, INDIRECT_TABLE, MEMORY, NEXT, RawDescriptor, VERSION_1, WRITE,
+    any_descriptor,
 };
 use proptest::prelude::*;
 use std::os::fd::AsRawFd as _;
@@ -563,19 +564,6 @@ fn milestones_are_told_in_order() {
     }
     use super::Milestone::{Acknowledged, DriverOk};
     assert_eq!(*reached.lock().expect("no panic"), [Acknowledged, DriverOk]);
-}
-
-fn any_descriptor() -> impl Strategy<Value = RawDescriptor> {
-    let address = prop_oneof![0..MEMORY + 64, Just(0x1_0000), any::<u64>()];
-    let length = prop_oneof![0..64u32, 0..0x20_0000u32, any::<u32>()];
-    let flags = prop_oneof![0..8u16, any::<u16>()];
-    let next = prop_oneof![0..70u16, any::<u16>()];
-    (address, length, flags, next).prop_map(|(address, length, flags, next)| RawDescriptor {
-        address,
-        length,
-        flags,
-        next,
-    })
 }
 
 proptest! {
