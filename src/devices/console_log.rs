@@ -13,7 +13,7 @@ const LINE: usize = 1024;
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
 /// Called once, with the line in which the guest's kernel says that it panics, on the thread
-/// that printed it.
+/// that printed it. That console is locked meanwhile: the hook may signal, and no more.
 pub type PanicHook = Box<dyn FnOnce(String) + Send>;
 
 /// Shared by every console of a machine.

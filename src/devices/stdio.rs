@@ -106,6 +106,8 @@ impl Input {
 pub struct Output {
     fd: Option<Arc<OwnedFd>>,
     watched: Option<Watched>,
+    /// The reader is gone.
+    broken: bool,
 }
 
 impl Output {
@@ -114,13 +116,18 @@ impl Output {
         let fd = fd.map(Arc::new);
         let watched = fd.as_ref();
         let watched = watched.map(|fd| Watched::new(fd, token, EventSet::OUT));
-        Self { fd, watched }
+        Self {
+            fd,
+            watched,
+            broken: false,
+        }
     }
 
     /// How many of the bytes were taken; zero means not now.
     pub fn write(&mut self, data: &[u8]) -> usize {
-        let Some(fd) = &self.fd else {
-            return data.len();
+        let fd = match &self.fd {
+            Some(fd) if !self.broken => fd,
+            _ => return data.len(),
         };
         if !is_ready(fd.as_fd(), PollFlags::POLLOUT, PollTimeout::ZERO) {
             return 0;
@@ -129,8 +136,8 @@ impl Output {
             Ok(count) => count,
             Err(Errno::EAGAIN | Errno::EINTR) => 0,
             Err(_) => {
-                // The descriptor stays open for the sake of whoever watches it.
-                self.fd = None;
+                // The descriptor stays open: it may be watched.
+                self.broken = true;
                 data.len()
             }
         }
@@ -158,4 +165,76 @@ pub fn wait_writable(fd: BorrowedFd<'_>, timeout: PollTimeout) -> bool {
 fn is_ready(fd: BorrowedFd<'_>, flags: PollFlags, timeout: PollTimeout) -> bool {
     // Errors and hang-ups count as ready: the call that follows finds out.
     poll(&mut [PollFd::new(fd, flags)], timeout).is_ok_and(|count| count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{File, read_link};
+    use std::io::{Read as _, Write as _};
+    use std::os::fd::RawFd;
+
+    /// A watch that knows whether what it is asked makes sense.
+    #[derive(Default)]
+    struct Checked(Vec<RawFd>);
+
+    impl Watch for Checked {
+        fn add(&mut self, interest: Interest) -> std::io::Result<()> {
+            assert!(!self.0.contains(&interest.fd), "watched twice");
+            self.0.push(interest.fd);
+            Ok(())
+        }
+        fn change(&mut self, _interest: Interest) -> std::io::Result<()> {
+            unreachable!("nothing here changes what it waits for")
+        }
+        fn remove(&mut self, interest: Interest) -> std::io::Result<()> {
+            read_link(format!("/proc/self/fd/{}", interest.fd)).expect("still open");
+            let place = self.0.iter().position(|fd| *fd == interest.fd);
+            self.0.remove(place.expect("watched"));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn output_is_watched_while_open_only() {
+        let (reader, writer) = nix::unistd::pipe().expect("pipe");
+        let (mut output, mut watch) = (Output::new(Some(writer), 0), Checked::default());
+        while output.write(&[1; CHUNK]) > 0 {}
+        output.listen(true, &mut watch);
+        output.listen(true, &mut watch);
+        assert_eq!(watch.0.len(), 1);
+        File::from(reader.try_clone().expect("dup"))
+            .read_exact(&mut [0; CHUNK])
+            .expect("full");
+        assert_eq!(
+            output.write(&[1; 2 * CHUNK]),
+            CHUNK,
+            "no more than fits for sure"
+        );
+        assert_eq!(output.write(b"x"), 0);
+        drop(reader);
+        assert_eq!(output.write(b"abc"), 3, "nobody reads: nothing is owed");
+        output.listen(false, &mut watch);
+        assert!(watch.0.is_empty());
+        assert_eq!(output.write(b"abc"), 3);
+    }
+
+    #[test]
+    fn input_is_watched_until_its_end_and_not_after() {
+        let (reader, writer) = nix::unistd::pipe().expect("pipe");
+        let (mut input, mut watch) = (Input::new(Some(reader), 0), Checked::default());
+        let mut data = [0; 8];
+        assert_eq!(input.read(&mut data), Got::Later);
+        input.listen(true, &mut watch);
+        let mut writer = File::from(writer);
+        writer.write_all(b"key").expect("room");
+        assert_eq!(input.read(&mut data), Got::Bytes(3));
+        drop(writer);
+        assert_eq!(input.read(&mut data), Got::End);
+        input.listen(true, &mut watch);
+        assert!(watch.0.is_empty());
+        assert_eq!(input.read(&mut data), Got::End);
+        input.listen(true, &mut watch);
+        assert!(watch.0.is_empty());
+    }
 }

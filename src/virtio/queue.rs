@@ -301,3 +301,39 @@ impl<'m> Buffers<'m> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::GuestMemoryBackend as _;
+
+    #[test]
+    fn buffers_are_taken_whole_or_not_at_all() {
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 0x1000)]).expect("memory");
+        memory
+            .write_slice(b"one, two", GuestAddress(0))
+            .expect("inside");
+        let mut buffers = Buffers::default();
+        for (at, length) in [(0, 3), (100, 0), (5, 3)] {
+            let slice = memory.get_slice(GuestAddress(at), length);
+            buffers.push(slice.expect("inside"));
+        }
+        assert_eq!(buffers.slices().len(), 2, "nothing is no slice");
+        let mut data = [0; 7];
+        assert_eq!(buffers.read(&mut data), Err(GuestFault::TooShort));
+        assert_eq!((buffers.len(), data), (6, [0; 7]));
+
+        buffers.advance(1).expect("there is more");
+        let mut front = buffers.split(3).expect("there is more");
+        let mut data = [0; 3];
+        front.read(&mut data).expect("just split");
+        assert_eq!((&data, front.len(), buffers.len()), (b"net", 0, 2));
+        buffers.write(b"ea").expect("room");
+        assert!(buffers.is_empty());
+        let mut seen = [0; 8];
+        memory
+            .read_slice(&mut seen, GuestAddress(0))
+            .expect("inside");
+        assert_eq!(&seen, b"one, tea");
+    }
+}

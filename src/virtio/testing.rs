@@ -10,6 +10,7 @@ use crate::bus::Device as _;
 use crate::events::Loop;
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;
+use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vm_memory::{Bytes as _, GuestAddress};
@@ -29,6 +30,20 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT_TABLE: u16 = 4;
+
+/// Descriptors of every kind of wrong, and some that are right.
+pub fn any_descriptor() -> impl Strategy<Value = RawDescriptor> {
+    let address = prop_oneof![0..MEMORY + 64, Just(0x1_0000), any::<u64>()];
+    let length = prop_oneof![0..64u32, 0..0x20_0000u32, any::<u32>()];
+    let flags = prop_oneof![0..8u16, any::<u16>()];
+    let next = prop_oneof![0..70u16, any::<u16>()];
+    (address, length, flags, next).prop_map(|(address, length, flags, next)| RawDescriptor {
+        address,
+        length,
+        flags,
+        next,
+    })
+}
 
 /// A descriptor as it lies in the table.
 #[derive(Clone, Copy, Debug, Default)]
@@ -109,6 +124,10 @@ impl Driver {
         data
     }
 
+    pub fn write_config(&self, offset: u64, value: u8) {
+        self.mmio.write(0x100 + offset, &[value]);
+    }
+
     pub fn status(&self) -> u32 {
         self.read(0x70)
     }
@@ -153,6 +172,10 @@ impl Driver {
     fn queue_max(&self, index: usize) -> u32 {
         self.write(0x30, u32::try_from(index).expect("few queues"));
         self.read(0x34)
+    }
+
+    pub fn queue_count(&self) -> usize {
+        self.rings.len()
     }
 
     pub fn rings_of(index: usize) -> [u64; 3] {

@@ -144,10 +144,10 @@ impl Blk {
         if length > MAX_REQUEST || !(length as u64).is_multiple_of(SECTOR) {
             return Err(Failure::Io);
         }
-        let capacity = self.backend.len() / SECTOR * SECTOR;
         let start = sector.checked_mul(SECTOR).ok_or(Failure::Io)?;
         let end = start.checked_add(length as u64).ok_or(Failure::Io)?;
-        if end > capacity {
+        // A tail that fills no sector is out of reach: `end` is a multiple of the sector.
+        if end > self.backend.len() {
             return Err(Failure::Io);
         }
         Ok(act(&self.backend, data, start)?)

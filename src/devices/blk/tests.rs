@@ -15,8 +15,9 @@ struct Disk {
 impl Disk {
     fn new(length: u64, read_only: bool, features: u64) -> Self {
         let mut file = tempfile::tempfile().expect("file");
-        let bytes: Vec<u8> = (0..length).map(pattern).collect();
+        let bytes: Vec<u8> = (0..length.min(1 << 20)).map(pattern).collect();
         file.write_all(&bytes).expect("room");
+        file.set_len(length).expect("a hole");
         let other = file.try_clone().expect("dup");
         let blk = Blk::new(other, read_only, "root-disk").expect("a file has a length");
         Self {
@@ -127,10 +128,23 @@ fn requests_that_make_no_sense_are_refused() {
     assert_eq!(driver.request(0, &[(header, 16)], &[]), 0);
     assert_eq!(driver.request(0, &[(header, 15)], &[(header, 1)]), 0);
     assert_eq!(driver.mmio.fault_count(), 2);
-    // The same buffer over and over describes more than a request may hold.
-    let big = driver.allocate(4 << 20);
+}
+
+#[test]
+fn a_request_has_a_greatest_size() {
+    let mut disk = Disk::new(64 << 20, false, F_FLUSH);
+    let driver = &mut disk.driver;
+    let header = driver.place(&[0; 16]);
+    let big = driver.allocate(1 << 20);
     let status = driver.place(&[0xff]);
-    let parts = [(big, 4 << 20), (big, 4 << 20), (status, 1)];
+    // The same memory over and over: 126 segments of 64 KiB, then one sector more.
+    let mut parts = vec![(big, 1 << 20); 7];
+    parts.push((big, (1 << 20) - (128 << 10)));
+    parts.push((status, 1));
+    let full = u32::try_from(MAX_REQUEST).expect("fits");
+    assert_eq!(driver.request(0, &[(header, 16)], &parts), full + 1);
+    assert_eq!(driver.fetch(status, 1), [S_OK]);
+    parts.insert(0, (big, 512));
     assert_eq!(driver.request(0, &[(header, 16)], &parts), 1);
     assert_eq!(driver.fetch(status, 1), [S_IOERR]);
 }

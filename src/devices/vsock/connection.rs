@@ -319,14 +319,14 @@ impl Connection {
         self.received += length;
         while self.backlog.is_empty() && !data.is_empty() && self.host_shut & NO_RECEIVE == 0 {
             match vectored::write(self.stream.as_fd(), data.slices()) {
-                Ok(count) => {
+                Ok(count @ 1..) => {
                     self.forwarded += u32::try_from(count).unwrap_or(0);
                     if data.advance(count).is_err() {
                         return;
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(_) => self.deafen(),
+                Ok(_) | Err(_) => self.deafen(),
             }
         }
         let mut chunk = [0; 4096];
@@ -344,13 +344,13 @@ impl Connection {
     fn flush(&mut self) {
         while !self.backlog.is_empty() && self.host_shut & NO_RECEIVE == 0 {
             match (&self.stream).write(self.backlog.as_slices().0) {
-                Ok(count) => {
+                Ok(count @ 1..) => {
                     self.backlog.drain(..count);
                     self.forwarded += u32::try_from(count).unwrap_or(0);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => self.deafen(),
+                Ok(_) | Err(_) => self.deafen(),
             }
         }
         if self.host_shut & NO_RECEIVE != 0 {

@@ -13,7 +13,7 @@ use crate::virtio::device::Verdict;
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::{Buffers, Chain};
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 
 /// The host's address (VMADDR_CID_HOST).
@@ -31,7 +31,7 @@ const FIRST_PORT: u32 = 1 << 30;
 /// is refused.
 pub struct HostPort {
     pub port: u32,
-    pub fd: OwnedFd,
+    pub stream: UnixStream,
 }
 
 enum Peer {
@@ -239,7 +239,7 @@ impl Muxer {
             self.refuse(request);
             return;
         };
-        let stream = UnixStream::from(self.ports.swap_remove(port).fd);
+        let stream = self.ports.swap_remove(port).stream;
         if stream.set_nonblocking(true).is_err() {
             self.refuse(request);
             return;

@@ -3,22 +3,29 @@
 
 use crate::bus::Device as _;
 use crate::events::{EventSet, Interest, Token, Watch};
+use crate::memory::GuestRam;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::MAX_CHAIN_BYTES;
 use crate::virtio::testing::{
     Driver, EVENT_IDX, INDIRECT, INDIRECT_TABLE, MEMORY, NEXT, RawDescriptor, VERSION_1, WRITE,
+    any_descriptor,
 };
 use proptest::prelude::*;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
+use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
+
+type Refill = Option<(Arc<GuestRam>, u32)>;
 
 /// Answers each request with the bytes it was sent; config changes when its source is ready.
 struct Echo {
     log: Arc<Mutex<Vec<&'static str>>>,
     bell: EventFd,
     rings: u8,
+    /// Plays a guest that offers another chain while one is served, so many times.
+    refill: Arc<Mutex<Refill>>,
 }
 
 impl Echo {
@@ -27,6 +34,7 @@ impl Echo {
             log: Arc::default(),
             bell: EventFd::new(libc::EFD_NONBLOCK).expect("eventfd"),
             rings: 0,
+            refill: Arc::default(),
         })
     }
 
@@ -66,7 +74,17 @@ impl VirtioDevice for Echo {
         io.watch.add(self.interest()).expect("watched once");
     }
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        let refill = self.refill.clone();
         io.serve(index, |chain| {
+            if let Some((memory, left @ 1..)) = &mut *refill.lock().expect("no panic") {
+                *left -= 1;
+                let [_, available, _] = Driver::rings_of(0);
+                let at = GuestAddress(available + 2);
+                let next: u16 = memory.read_obj(at).expect("in memory");
+                memory
+                    .write_obj(next.wrapping_add(1), at)
+                    .expect("in memory");
+            }
             let mut data = vec![0; chain.readable.len()];
             chain.readable.read(&mut data)?;
             chain.writable.write(&data)?;
@@ -160,8 +178,10 @@ fn status_bits_are_never_taken_back_and_features_stay_as_agreed() {
     driver.write(0x70, 8);
     assert_eq!(driver.status(), 0, "no FEATURES_OK without DRIVER");
     driver.negotiate(0);
+    let before = driver.mmio.fault_count();
     driver.write(0x70, 3);
     assert_eq!(driver.status(), 11);
+    assert_eq!(driver.mmio.fault_count(), before + 1);
     let before = driver.mmio.fault_count();
     driver.accept(FEATURE);
     assert_eq!(driver.mmio.fault_count(), before + 2);
@@ -272,7 +292,11 @@ fn an_indirect_table_is_followed_and_bad_ones_are_dropped() {
     assert_eq!(run(refer(table, 16 << 16, 0)), 0, "too long");
     assert_eq!(run(refer(table, 48, NEXT)), 0, "goes on after the table");
     assert_eq!(run(refer(u64::MAX - 15, 48, 0)), 0, "nowhere");
-    refer(table, 16, 0).store(&driver.memory, table);
+    // A table that refers to a second one, which would be fine by itself.
+    let inner = driver.allocate(32);
+    entry(from, NEXT, 1).store(&driver.memory, inner);
+    entry(to, WRITE, 0).store(&driver.memory, inner + 16);
+    refer(inner, 32, 0).store(&driver.memory, table);
     let mut again = |descriptor| {
         driver.store(0, 0, descriptor);
         driver.make_available(0, 0);
@@ -297,6 +321,7 @@ fn malformed_chains_come_back_empty_and_the_next_one_is_served() {
     let huge = u32::try_from(MAX_CHAIN_BYTES).expect("fits") + 1;
     let cases = [
         ("loops", descriptor(at, 4, NEXT, 0)),
+        ("loops through nothing", descriptor(at, 0, NEXT, 0)),
         ("leaves the table", descriptor(at, 4, NEXT, 64)),
         ("leaves memory", descriptor(MEMORY - 2, 4, WRITE, 0)),
         ("wraps", descriptor(u64::MAX - 2, 4, 0, 0)),
@@ -316,8 +341,86 @@ fn malformed_chains_come_back_empty_and_the_next_one_is_served() {
     driver.make_available(0, 0);
     driver.kick(0);
     assert_eq!(driver.until(|driver| driver.used(0)), (0, 0), "wrong order");
+    // Every part lies in memory, but they are too many bytes.
+    let part = (0, u32::try_from(MAX_CHAIN_BYTES / 2).expect("fits"));
+    assert_eq!(driver.request(0, &[(at, 4)], &[part, part, (at, 1)]), 0);
+    assert_eq!(driver.mmio.fault_count(), 10);
     assert_eq!(echo(&mut driver, b"still there"), b"still there");
     assert_eq!(driver.status(), 15);
+}
+
+#[test]
+fn a_guest_that_refills_its_queue_gets_one_turn_at_a_time() {
+    let device = Echo::boxed();
+    let refill = device.refill.clone();
+    let mut driver = Driver::started(device, 0);
+    let (from, to) = (driver.place(b"more"), driver.allocate(4));
+    driver.offer(0, &[(from, 4)], &[(to, 4)]);
+    *refill.lock().expect("no panic") = Some((driver.memory.clone(), 999));
+    driver.kick(0);
+    let [.., used] = Driver::rings_of(0);
+    driver.events.turn(0).expect("event loop");
+    assert_eq!(driver.get_u16(used + 2), 256);
+    driver.events.turn(0).expect("event loop");
+    assert_eq!(driver.get_u16(used + 2), 512);
+    driver.settle();
+    assert_eq!(driver.get_u16(used + 2), 1000);
+}
+
+#[test]
+fn a_ring_broken_before_the_start_is_one_fault() {
+    let mut driver = Driver::new(Echo::boxed());
+    driver.negotiate(0);
+    driver.set_up_queue(0);
+    let [_, available, _] = Driver::rings_of(0);
+    driver.set_u16(available + 2, 1000);
+    driver.kick(0);
+    driver.write(0x70, 15);
+    driver.settle();
+    assert_eq!(driver.status(), 15 | 64);
+    assert_eq!(driver.mmio.fault_count(), 1);
+}
+
+#[test]
+fn a_driver_may_reset_while_the_device_works() {
+    let device = Echo::boxed();
+    let log = device.log.clone();
+    let mut driver = Driver::started(device, EVENT_IDX);
+    let (from, to) = (driver.place(b"busy"), driver.allocate(4));
+    for _ in 0..32 {
+        driver.offer(0, &[(from, 4)], &[(to, 4)]);
+    }
+    let mmio = driver.mmio.clone();
+    let guest = std::thread::spawn(move || {
+        let write = |offset, value: u32| mmio.write(offset, &value.to_le_bytes());
+        for _ in 0..2000 {
+            write(0x50, 0);
+            write(0x70, 0);
+            for (offset, value) in [(0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11), (0x30, 0)] {
+                write(offset, value);
+            }
+            let [descriptors, available, used] = Driver::rings_of(0);
+            for (register, address) in [(0x80, descriptors), (0x90, available), (0xa0, used)] {
+                write(register, u32::try_from(address).expect("low"));
+            }
+            write(0x44, 1);
+            write(0x70, 15);
+        }
+    });
+    while !guest.is_finished() {
+        driver.events.turn(1).expect("event loop");
+    }
+    guest.join().expect("guest");
+    driver.start(0);
+    assert_eq!(echo(&mut driver, b"sane"), b"sane");
+    assert_eq!(driver.mmio.fault_count(), 0);
+    let log = log.lock().expect("no panic");
+    let pairs = log.chunks_exact(2);
+    assert!(
+        pairs
+            .into_iter()
+            .all(|pair| pair == ["activate", "deactivate"])
+    );
 }
 
 #[test]
@@ -446,10 +549,7 @@ fn a_kick_for_a_queue_that_does_not_exist_is_a_fault() {
 fn milestones_are_told_in_order() {
     let reached = Arc::new(Mutex::new(Vec::new()));
     let log = reached.clone();
-    let memory = Arc::new(
-        crate::memory::GuestRam::from_ranges(&[(vm_memory::GuestAddress(0), 4096)])
-            .expect("memory"),
-    );
+    let memory = Arc::new(GuestRam::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory"));
     let observer: super::Observer = Arc::new(move |step| log.lock().expect("no panic").push(step));
     let irq = crate::irq::IrqLine::new().expect("eventfd");
     let mmio = super::Mmio::new(Echo::boxed(), memory, irq, Some(observer)).expect("eventfds");
@@ -464,19 +564,6 @@ fn milestones_are_told_in_order() {
     }
     use super::Milestone::{Acknowledged, DriverOk};
     assert_eq!(*reached.lock().expect("no panic"), [Acknowledged, DriverOk]);
-}
-
-fn any_descriptor() -> impl Strategy<Value = RawDescriptor> {
-    let address = prop_oneof![0..MEMORY + 64, Just(0x1_0000), any::<u64>()];
-    let length = prop_oneof![0..64u32, 0..0x20_0000u32, any::<u32>()];
-    let flags = prop_oneof![0..8u16, any::<u16>()];
-    let next = prop_oneof![0..70u16, any::<u16>()];
-    (address, length, flags, next).prop_map(|(address, length, flags, next)| RawDescriptor {
-        address,
-        length,
-        flags,
-        next,
-    })
 }
 
 proptest! {

@@ -27,10 +27,7 @@ impl Guest {
             .collect();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for (&port, (near, far)) in ports.iter().zip(pairs) {
-            ours.push(HostPort {
-                port,
-                fd: near.into(),
-            });
+            ours.push(HostPort { port, stream: near });
             theirs.push(far);
         }
         let (vsock, dialer) =
