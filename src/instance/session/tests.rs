@@ -157,7 +157,7 @@ fn nothing_written_before_the_end_is_lost() {
 
 #[test]
 fn orphans_that_hold_the_streams_are_not_waited_for() {
-    let ran = Bench::new(sh("sleep 1000 & setsid sleep 20 & echo mine")).run();
+    let ran = Bench::new(sh("sleep 1000 & setsid sleep 12 & echo mine")).run();
     assert_eq!(text(&ran.stdout), "mine\n");
     assert!(ran.took.as_secs() < 10, "{:?}", ran.took);
 }
@@ -187,7 +187,9 @@ fn a_signal_reaches_the_process() {
 
 #[test]
 fn an_interrupt_reaches_the_whole_group() {
-    let bench = Bench::new(sh("echo ready; sleep 1000; echo not reached"));
+    // The shell waits for the one that says ready: an interrupt between two commands is
+    // sometimes lost on dash itself.
+    let bench = Bench::new(sh("(echo ready; exec sleep 1000); echo not reached"));
     let ran = bench.run_while(|ran| {
         ran.wait_for_output("ready\n");
         ran.signal(INT);
