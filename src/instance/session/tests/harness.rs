@@ -8,7 +8,7 @@ use crate::control::{End, MAX_MESSAGE, Report, Request};
 use husk_protocol::{Size, Start};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, pipe};
+use nix::unistd::Pid;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -209,12 +209,12 @@ impl Ran {
 
 impl Bench {
     pub fn new(start: Start) -> Self {
-        let (reader, writer) = pipe().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
         Self {
             start,
             stdin: None,
-            stdout: Some(writer),
-            stdout_reader: Some(reader.into()),
+            stdout: Some(writer.into()),
+            stdout_reader: Some(OwnedFd::from(reader).into()),
             held: false,
             limits: Limits {
                 agent: Duration::from_secs(30),
@@ -229,9 +229,9 @@ impl Bench {
     }
 
     pub fn pipe_stdin(&mut self) -> File {
-        let (reader, writer) = pipe().unwrap();
-        self.stdin(reader);
-        writer.into()
+        let (reader, writer) = io::pipe().unwrap();
+        self.stdin(reader.into());
+        OwnedFd::from(writer).into()
     }
 
     pub fn stdin_clone(&self) -> OwnedFd {
