@@ -15,6 +15,7 @@ pub mod trace;
 pub mod boot;
 mod completions;
 mod doctor;
+mod kernel;
 mod launch;
 mod man;
 mod run;
@@ -45,6 +46,7 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Boot(boot::BootArgs),
+    Kernel(kernel::KernelArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -65,6 +67,7 @@ impl Verb {
         match self {
             Self::Run(args) => run::execute(&args, exec, printer),
             Self::Boot(args) => boot::execute(&args, exec, printer),
+            Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),

@@ -77,5 +77,19 @@ pub enum Console {
     /// Output is kept for the last lines of a message, and goes nowhere else.
     Quiet,
     /// Output is also written to this descriptor, input read from the other.
-    Stdio { input: Option<RawFd>, output: RawFd },
+    Stdio {
+        input: Option<RawFd>,
+        output: RawFd,
+        kind: ConsoleKind,
+    },
+}
+
+/// Which device the operator's keys go to. Output of both is one stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConsoleKind {
+    /// ttyS0: every kernel has a driver for it; each character is an exit.
+    #[default]
+    Serial,
+    /// hvc0, of virtio.
+    Virtio,
 }

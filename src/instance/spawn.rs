@@ -122,7 +122,7 @@ fn descriptors(config: &VmConfig) -> Vec<RawFd> {
     if let Some(vsock) = &config.vsock {
         list.extend(vsock.host_ports.iter().map(|port| port.fd));
     }
-    if let Console::Stdio { input, output } = &config.console {
+    if let Console::Stdio { input, output, .. } = &config.console {
         list.extend(input);
         list.push(*output);
     }

@@ -12,9 +12,9 @@ use crate::arch::host::{self, HostKind};
 use crate::arch::{self, completion, cpuid, layout, mptable};
 use crate::boot::{self, BootError};
 use crate::bus::Overlap;
-use crate::config::VmConfig;
+use crate::config::{ConsoleKind, VmConfig};
+use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
-use crate::devices::vsock::HostPort;
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::{self, GuestRam, MapError};
@@ -63,6 +63,7 @@ pub struct Parts {
 /// Where the guest's consoles lead; neither set, they end in the log.
 #[derive(Default)]
 pub struct Console {
+    pub kind: ConsoleKind,
     pub input: Option<OwnedFd>,
     pub output: Option<OwnedFd>,
 }
@@ -84,7 +85,7 @@ pub fn build(
     let log = ConsoleLog::new(Some(on_panic));
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_reset(outcome)?;
-    let serial = wiring.add_serial(parts.console, &log)?;
+    let serial = wiring.add_consoles(parts.console, &log)?;
     wiring.add_virtio(config, parts.drives, parts.vsock)?;
     let (board, mut words) = wiring.finish();
     marks.mark("devices made");

@@ -8,24 +8,25 @@ use super::marks::Marks;
 use super::outcome::Outcome;
 use crate::arch::layout;
 use crate::bus::BusBuilder;
-use crate::config::{self, VmConfig};
+use crate::config::{self, ConsoleKind, VmConfig};
 use crate::control::End;
-use crate::devices::blk::Blk;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
-use crate::devices::rng::Rng;
 use crate::devices::serial::Serial;
-use crate::devices::vsock::{HostPort, Vsock};
+use crate::devices::{self, HostPort, Spec};
 use crate::events::Source;
 use crate::irq::IrqLine;
 use crate::kvm::Vm;
 use crate::memory::GuestRam;
-use crate::virtio::device::VirtioDevice;
 use crate::virtio::transport::{self, Milestone, Mmio};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vm_memory::GuestAddress;
+
+/// Columns and rows of a console nobody has measured: the guest does not ask then.
+const NO_SIZE: (u16, u16) = (0, 0);
 
 /// The devices in their places, before the buses freeze.
 #[derive(Default)]
@@ -67,13 +68,20 @@ impl<'a> Wiring<'a> {
         Ok(())
     }
 
-    pub fn add_serial(
+    /// The serial port, which always speaks to the console's output, and the virtio console
+    /// where it is wanted; the keys go to one of them.
+    pub fn add_consoles(
         &mut self,
         console: Console,
         log: &Arc<ConsoleLog>,
     ) -> Result<Arc<Serial>, BuildError> {
-        let serial = line()
-            .and_then(|irq| Serial::new(irq, console.input, console.output, Arc::clone(log)))
+        let second = console.output.as_ref().map(OwnedFd::try_clone);
+        let (serial_input, virtio) = match console.kind {
+            ConsoleKind::Serial => (console.input, None),
+            ConsoleKind::Virtio => (None, Some(console.input)),
+        };
+        let serial = IrqLine::new()
+            .and_then(|irq| Serial::new(irq, serial_input, console.output, Arc::clone(log)))
             .map_err(named("serial port"))?;
         let gsi = layout::SERIAL_GSI;
         self.vm.bind_irq(serial.irq().eventfd(), gsi.into())?;
@@ -81,11 +89,20 @@ impl<'a> Wiring<'a> {
             .ports
             .add(layout::SERIAL_PORTS, Arc::clone(&serial) as _)?;
         self.board.sources.push(Arc::clone(&serial) as _);
+        if let Some(input) = virtio {
+            let output = second.transpose().map_err(named("console"))?;
+            self.add(Spec::Console {
+                input,
+                output,
+                log: Arc::clone(log),
+                size: NO_SIZE,
+            })?;
+        }
         Ok(serial)
     }
 
-    /// The configuration's virtio devices, drives first: the guest's names for them follow
-    /// this order.
+    /// The configuration's other virtio devices, drives first: the guest's names for them
+    /// follow this order.
     pub fn add_virtio(
         &mut self,
         config: &VmConfig,
@@ -93,22 +110,28 @@ impl<'a> Wiring<'a> {
         vsock: Vec<HostPort>,
     ) -> Result<(), BuildError> {
         for (drive, file) in config.drives.iter().zip(drives) {
-            let name = drive.file.path.display().to_string();
-            let disk = Blk::new(file, drive.read_only, &name);
-            self.add(Box::new(disk.map_err(named("disk"))?))?;
+            self.add(Spec::Blk {
+                file,
+                read_only: drive.read_only,
+                id: drive.file.path.display().to_string(),
+            })?;
         }
         if let Some(config::Vsock { cid, .. }) = config.vsock {
-            let (device, _) = Vsock::new(cid, vsock, None).map_err(named("vsock"))?;
-            self.add(Box::new(device))?;
+            self.add(Spec::Vsock {
+                cid,
+                ports: vsock,
+                listener: None,
+            })?;
         }
         if config.rng {
-            self.add(Box::new(Rng))?;
+            self.add(Spec::Rng)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
-        let name = device.kind().name;
+    fn add(&mut self, spec: Spec) -> Result<(), BuildError> {
+        let name = spec.name();
+        let device = devices::build(spec).map_err(named(name))?.device;
         let index = u8::try_from(self.words.len()).map_err(|_| BuildError::Lines)?;
         let gsi = layout::FIRST_DEVICE_GSI
             .checked_add(index)
@@ -121,7 +144,7 @@ impl<'a> Wiring<'a> {
             Milestone::Acknowledged => marks.mark(format!("kernel: {name} found")),
             Milestone::DriverOk => marks.mark(format!("kernel: {name} ready")),
         });
-        let irq = line().map_err(named(name))?;
+        let irq = IrqLine::new().map_err(named(name))?;
         let mmio =
             Mmio::new(device, Arc::clone(&self.ram), irq, Some(observer)).map_err(named(name))?;
         self.vm.bind_irq(mmio.irq().eventfd(), gsi.into())?;
@@ -137,10 +160,6 @@ impl<'a> Wiring<'a> {
             .push(format!("virtio_mmio.device=4K@{base:#x}:{gsi}"));
         Ok(())
     }
-}
-
-fn line() -> io::Result<IrqLine> {
-    IrqLine::new()
 }
 
 fn named(name: &'static str) -> impl FnOnce(io::Error) -> BuildError {

@@ -8,7 +8,7 @@ mod control;
 use crate::boot;
 use crate::config::{self, VmConfig};
 use crate::control::{End, MAX_MESSAGE, Report};
-use crate::devices::vsock::HostPort;
+use crate::devices::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts};
@@ -143,13 +143,18 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
         .map(|port| {
             Ok(HostPort {
                 port: port.port,
-                fd: inherited.take(port.fd)?,
+                stream: inherited.take(port.fd)?.into(),
             })
         })
         .collect::<io::Result<_>>()?;
     let console = match &config.console {
         config::Console::Quiet => Console::default(),
-        config::Console::Stdio { input, output } => Console {
+        config::Console::Stdio {
+            input,
+            output,
+            kind,
+        } => Console {
+            kind: *kind,
             input: input.map(|fd| inherited.take(fd)).transpose()?,
             output: Some(inherited.take(*output)?),
         },

@@ -9,6 +9,7 @@ use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::kernel_file;
 use super::shape::{Shape, ShapeArgs};
 use super::trace::{Mark, TraceFormat};
+use crate::config::ConsoleKind;
 use anyhow::Context as _;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -40,6 +41,10 @@ pub struct BootArgs {
     /// Attach a file as a disk, /dev/vda first; ':ro' after it forbids writing
     #[arg(long, value_name = "PATH[:ro]")]
     disk: Vec<OsString>,
+    /// Which device has your keys: serial is the guest's ttyS0, virtio its hvc0
+    #[arg(long, value_name = "DEVICE", value_enum, default_value = "serial")]
+    #[arg(hide_possible_values = true)]
+    console: ConsoleWord,
     /// Do not confine the process that runs the guest; for finding faults only
     #[arg(long)]
     no_jail: bool,
@@ -48,6 +53,22 @@ pub struct BootArgs {
     #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text")]
     trace: Option<TraceFormat>,
+}
+
+/// As typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ConsoleWord {
+    Serial,
+    Virtio,
+}
+
+impl From<ConsoleWord> for ConsoleKind {
+    fn from(word: ConsoleWord) -> Self {
+        match word {
+            ConsoleWord::Serial => Self::Serial,
+            ConsoleWord::Virtio => Self::Virtio,
+        }
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -76,6 +97,7 @@ pub struct BootRequest {
     pub initrd: Option<PathBuf>,
     pub cmdline: String,
     pub disks: Vec<Disk>,
+    pub console: ConsoleKind,
     pub jail: bool,
     pub trace: Option<TraceFormat>,
 }
@@ -101,6 +123,7 @@ impl BootRequest {
                 initrd: args.initrd.clone(),
                 cmdline: args.cmdline.clone(),
                 disks,
+                console: args.console.into(),
                 jail: !args.no_jail,
                 trace: args.trace,
             }),

@@ -82,6 +82,7 @@ fn configure(
     let console = Console::Stdio {
         input: Some(opened.keep(input)),
         output: opened.keep(output.context("standard output")?),
+        kind: request.console,
     };
     let config = VmConfig {
         name: request.kernel.display().to_string(),

@@ -5,6 +5,7 @@
 use super::RunRequest;
 use super::session::window_size;
 use crate::cli::host::cache_dir;
+use crate::cli::kernel;
 use crate::cli::launch::Opened;
 use crate::cli::output::{Failure, Printer, Problem};
 use crate::cli::progress::Progress;
@@ -20,7 +21,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The first context id a guest may have (linux/vm_sockets.h); each machine has its own
@@ -49,7 +50,7 @@ pub fn gather(
     let mut progress = Progress::new(printer.talk, request.quiet);
     let kernel = match &request.kernel {
         Some(path) => path.clone(),
-        None => own_kernel(&cache)?,
+        None => kernel::own(&cache)?.vmlinux,
     };
     let kernel = opened.file("kernel", &kernel, false)?;
     let root = open_image(request, &cache, &mut progress)?;
@@ -99,11 +100,6 @@ pub fn gather(
         start,
         opened,
     })
-}
-
-/// husk's own kernel, as `husk kernel build` left it.
-fn own_kernel(_cache: &Path) -> Result<PathBuf, Problem> {
-    Err(Problem::new("husk's own kernel is not built").hint("build it once: husk kernel build"))
 }
 
 fn open_image(

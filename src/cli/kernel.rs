@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `husk kernel`: the guest kernel of husk's own, built once a host and kept.
+
+use super::host::cache_dir;
+use super::output::{ExitStatus, Failure, Printer, Problem};
+use super::progress::Progress;
+use crate::kernel::{self, Kernel, KernelError, Progress as Step};
+use anyhow::Context as _;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Build, list and find the guest kernel
+///
+/// The kernel is built from the Debian package linux-source-6.12 with the configuration
+/// and the patches in this program, and kept in husk's cache under a digest of everything
+/// that went into it. `husk run` uses it unless told otherwise.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct KernelArgs {
+    #[command(subcommand)]
+    verb: KernelVerb,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum KernelVerb {
+    /// Build the kernel, or say that it is built
+    Build(BuildArgs),
+    /// List the kernels in the cache, newest first
+    List(ListArgs),
+    /// Print the path of the kernel `husk run` uses
+    Path,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct BuildArgs {
+    /// Say nothing but errors
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct ListArgs {
+    /// A table for people, or one JSON document
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "table")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  husk kernel build
+  husk kernel list --format json
+  husk boot --kernel \"$(husk kernel path)\" --initrd initramfs.cpio
+
+Exit codes: 0, 1 when the kernel is not built or cannot be, 2 for anything unexpected.";
+
+/// Digits of a digest people need to tell kernels apart.
+const SHORT: usize = 12;
+
+pub fn execute(args: &KernelArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let cache = cache_dir()?;
+    match &args.verb {
+        KernelVerb::Build(args) => build(&cache, args.quiet, printer),
+        KernelVerb::List(args) => list(&cache, args.format, printer),
+        KernelVerb::Path => {
+            let kernel = own(&cache)?;
+            printer.data(format!("{}\n", kernel.vmlinux.display()).as_bytes())?;
+            Ok(ExitStatus::Success)
+        }
+    }
+}
+
+/// The kernel `husk run` uses, or what to type to have one.
+pub fn own(cache: &Path) -> Result<Kernel, Problem> {
+    kernel::find(cache).map_err(problem)?.ok_or_else(|| {
+        Problem::new("husk's own kernel is not built yet").hint("build it once: husk kernel build")
+    })
+}
+
+fn build(cache: &Path, quiet: bool, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let mut progress = Progress::new(printer.talk, quiet);
+    let mut phase = None;
+    let built = kernel::ensure(cache, &mut |step| {
+        // Each object is a step of its own only on a line that is drawn over.
+        if let Step::Compiling { objects, expected } = step {
+            if phase != Some("compiling") {
+                phase = Some("compiling");
+                progress.step("compiling the guest kernel, which takes minutes");
+            }
+            let share = objects.saturating_mul(100) / expected.max(1);
+            progress.detail(&format!("{objects} objects, about {} %", share.min(99)));
+            return;
+        }
+        let text = match step {
+            Step::Waiting => "waiting for another build of the kernel",
+            Step::Hashing => "reading the kernel's source package",
+            Step::Unpacking => "unpacking the kernel's source",
+            Step::Patching { .. } => "patching the kernel",
+            Step::Configuring => "configuring the kernel",
+            Step::Finishing => "finishing the kernel",
+            Step::Compiling { .. } => return,
+        };
+        if phase != Some(text) {
+            phase = Some(text);
+            progress.step(text);
+        }
+    });
+    drop(progress);
+    let kernel = built.map_err(problem)?;
+    if !quiet {
+        let short = kernel.digest.get(..SHORT).unwrap_or(&kernel.digest);
+        printer.talk(&format!(
+            "husk: kernel {} ({short}) is ready\n",
+            kernel.version
+        ));
+    }
+    Ok(ExitStatus::Success)
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    digest: &'a str,
+    version: &'a str,
+    built_at: u64,
+    vmlinux: &'a Path,
+    /// What `husk run` uses.
+    current: bool,
+}
+
+fn list(cache: &Path, format: Format, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let kernels = kernel::list(cache).map_err(problem)?;
+    let current = kernel::find(cache).map_err(problem)?;
+    let rows: Vec<Row> = kernels
+        .iter()
+        .map(|kernel| Row {
+            digest: &kernel.digest,
+            version: &kernel.version,
+            built_at: kernel.built_at,
+            vmlinux: &kernel.vmlinux,
+            current: current
+                .as_ref()
+                .is_some_and(|own| own.digest == kernel.digest),
+        })
+        .collect();
+    let text = match format {
+        Format::Json => {
+            let json = serde_json::to_string(&rows).context("cannot write JSON")?;
+            format!("{json}\n")
+        }
+        Format::Table => table(&rows),
+    };
+    printer.data(text.as_bytes())?;
+    Ok(ExitStatus::Success)
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = format!(
+        "{:<SHORT$}  {:<20}  {:<7}  PATH\n",
+        "DIGEST", "VERSION", "CURRENT"
+    );
+    for row in rows {
+        let short = row.digest.get(..SHORT).unwrap_or(row.digest);
+        let current = if row.current { "yes" } else { "" };
+        let path = row.vmlinux.display();
+        let _ = writeln!(
+            text,
+            "{short:<SHORT$}  {:<20}  {current:<7}  {path}",
+            row.version
+        );
+    }
+    text
+}
+
+fn problem(error: KernelError) -> Problem {
+    let mut problem = Problem::new(error.to_string());
+    if let Some(cause) = std::error::Error::source(&error) {
+        problem = problem.because(cause);
+    }
+    match error.hint() {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
