@@ -24,6 +24,8 @@ pub enum Report {
     Mark { name: String, at: u64 },
     /// The console's last lines, lossily decoded.
     Console { tail: String },
+    /// Something the operator may want to know, in one line.
+    Note { line: String },
     /// The guest's kernel panicked; the machine ends when the guest resets or is stopped.
     Panicked { message: String },
     /// The last report.
@@ -42,11 +44,8 @@ pub enum End {
     /// The host asked for it.
     Stopped,
     /// An instruction neither the CPU, KVM nor husk completes.
-    Unhandled {
-        instruction: String,
-        bytes: Vec<u8>,
-        rip: u64,
-    },
+    /// One line that names it, its bytes and its address.
+    Unhandled { message: String },
     /// husk or the host failed; one line, causes included.
     Failed { message: String },
 }

@@ -33,6 +33,9 @@ pub struct VmConfig {
     /// What the guest's serial port and virtio console are connected to.
     pub console: Console,
     pub rng: bool,
+    /// An interval timer, for kernels that know no other clock. It costs a thread of the host
+    /// and milliseconds of a machine's end.
+    pub pit: bool,
     pub jail: bool,
     /// An open /dev/kvm.
     pub kvm: RawFd,

@@ -2,7 +2,10 @@
 //! The builder against a source package of a few lines: real tar, patch, make and objcopy, a
 //! second instead of minutes.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on should say where"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PID 1 of a husk guest: one thread that boots, runs one process for the host, and resets
+//! the machine. Must never wait for anything but its poll, and never leave a machine
+//! running that nobody can reach. Without std or a C library: see `sys`.
+#![cfg_attr(not(test), no_std)]
+extern crate alloc;
+
+mod account;
+mod command;
+mod kernel_log;
+mod root;
+mod session;
+mod sys;
+
+use alloc::format;
+use alloc::string::String;
+use husk_protocol::{HOST_CID, HOST_PORT};
+use session::{Ending, Place};
+use sys::Fd;
+
+/// Open files a process may have, and may raise its limit to: the kernel's own ceiling
+/// (fs.nr_open), as container engines allow.
+const OPEN_FILES: (u64, u64) = (1024, 1_048_576);
+
+/// The life of the agent. As PID 1 it ends with the machine. As any other process it
+/// serves the session on its descriptor 0, touching nothing of the machine: so the host's
+/// tests run the very program that guests run.
+pub fn boot() -> ! {
+    let started = sys::uptime();
+    if sys::own_pid() != 1 {
+        let _ = sys::adopt_orphans();
+        let ending = session::serve(Fd::inherited(0), Place::Process, started);
+        sys::exit(if matches!(ending, Ok(Ending::Shutdown)) {
+            0
+        } else {
+            1
+        });
+    }
+    match run(started) {
+        Ok(Ending::Shutdown) => {}
+        Ok(Ending::LinkLost) => sys::log(format_args!("the host is gone")),
+        Err(problem) => sys::log(format_args!("{problem}")),
+    }
+    // Whoever still runs must not write while the disks are made consistent.
+    let _ = sys::kill(-1, 9);
+    if root::disk_is_dirty() {
+        sys::sync();
+    }
+    sys::reset()
+}
+
+fn run(started: u64) -> Result<Ending, String> {
+    root::prepare().map_err(|why| format!("{} (errno {})", why.message, why.errno))?;
+    reserve_streams();
+    // A kernel without IPv4 has no loopback, and needs none.
+    let _ = sys::raise_loopback();
+    let _ = sys::limit_open_files(OPEN_FILES.0, OPEN_FILES.1);
+    let link = sys::connect_vsock(HOST_CID, HOST_PORT)
+        .map_err(|errno| format!("no connection to the host (errno {})", errno.0))?;
+    session::serve(link, Place::Machine, started).map_err(|why| format!("the host: {why}"))
+}
+
+/// Keeps descriptors 0 to 2 taken: a kernel without a console gives us none, and what we
+/// open must lie above those that a process's streams replace.
+fn reserve_streams() {
+    while let Ok(null) = sys::open(c"/dev/null", libc::O_RDWR, 0) {
+        if null.number() > 2 {
+            break;
+        }
+        core::mem::forget(null);
+    }
+}

@@ -1,0 +1,381 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Every message, and how each is laid out in its frame.
+
+use crate::wire::{Malformed, Reader, Writer};
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// One message of either direction; the arrow says which side sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// agent → host, first: the agent is up and can take a `Start`.
+    Hello(Hello),
+    /// host → agent, once.
+    Start(Start),
+    /// agent → host: the process runs.
+    Started { pid: u32 },
+    /// agent → host: it does not, and nothing else will come.
+    Failed(Failure),
+    /// Both ways, within the stream's window.
+    Data { stream: Stream, bytes: &'a [u8] },
+    /// The receiver of a stream made room for `bytes` more.
+    Credit { stream: Stream, bytes: u32 },
+    /// The sender of a stream: nothing more will come.
+    Eof { stream: Stream },
+    /// The receiver of a stream: nobody reads it any more, what comes is dropped.
+    Broken { stream: Stream },
+    /// host → agent: send this signal to the process.
+    Signal { number: u8 },
+    /// host → agent: the terminal's window has this size now.
+    Resize(Size),
+    /// agent → host: how the process ended, after all its output.
+    Exited(Exit),
+    /// agent → host, after `Exited`, if `Start` asked for it; ends with one that is `last`.
+    KernelLog { records: Vec<LogRecord>, last: bool },
+    /// host → agent: make the disks consistent and reset the machine.
+    Shutdown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// host → agent
+    Stdin,
+    /// agent → host
+    Stdout,
+    /// agent → host
+    Stderr,
+    /// Both ways, each with its own window.
+    Terminal,
+}
+
+/// Times are nanoseconds of the guest's CLOCK_BOOTTIME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    pub version: u16,
+    /// When the agent's first instruction ran.
+    pub started: u64,
+    /// When this message was made.
+    pub ready: u64,
+}
+
+/// What to run and in which surroundings. Byte strings hold no NUL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value` each. The agent adds PATH, HOME, HOSTNAME and, with a terminal, TERM where absent.
+    pub env: Vec<Vec<u8>>,
+    /// `uid[:gid]` in numbers or names of the image's own files; empty is root.
+    pub user: String,
+    /// Absolute; made if absent. Empty is `/`.
+    pub cwd: Vec<u8>,
+    /// Empty leaves the name as it is.
+    pub hostname: String,
+    pub terminal: Option<Terminal>,
+    /// Whether `Data` will come for the process's input; without, it reads /dev/null.
+    pub stdin: bool,
+    /// None runs the command where the agent itself is.
+    pub root: Option<Root>,
+    pub kernel_log: bool,
+    /// Nanoseconds since 1970; zero leaves the clock as it is.
+    pub wall_clock: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    pub size: Size,
+    /// The value of TERM; empty leaves the choice to the agent.
+    pub term: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub columns: u16,
+    pub rows: u16,
+}
+
+/// Where the root file system is and what may be done to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// `/dev/vda`; always mounted read-only.
+    pub device: String,
+    pub filesystem: Filesystem,
+    /// Whether writes go to memory, or are refused.
+    pub writable: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filesystem {
+    Erofs,
+    Ext4,
+    Squashfs,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub stage: Stage,
+    /// What husk exits with, as shells have it: 126, 127, or 125 for our own failures.
+    pub code: u8,
+    /// The kernel's reason, or zero.
+    pub errno: u16,
+    /// One line, without the reason.
+    pub message: String,
+}
+
+/// What was being done when a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Root,
+    User,
+    WorkingDirectory,
+    Terminal,
+    Spawn,
+    Exec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(u8),
+    Signal(u8),
+}
+
+/// One record of the guest's kernel log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Microseconds of the guest's boot clock.
+    pub time: u64,
+    /// As syslog counts: 0 is an emergency, 7 debugging.
+    pub level: u8,
+    pub text: String,
+}
+
+pub const KIND_START: u8 = 2;
+
+/// Whether a frame of this kind exists: refused before its payload is waited for.
+pub fn known(kind: u8) -> bool {
+    (1..=13).contains(&kind)
+}
+
+impl<'a> Message<'a> {
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::Start(_) => KIND_START,
+            Self::Started { .. } => 3,
+            Self::Failed(_) => 4,
+            Self::Data { .. } => 5,
+            Self::Credit { .. } => 6,
+            Self::Eof { .. } => 7,
+            Self::Broken { .. } => 8,
+            Self::Signal { .. } => 9,
+            Self::Resize(_) => 10,
+            Self::Exited(_) => 11,
+            Self::KernelLog { .. } => 12,
+            Self::Shutdown => 13,
+        }
+    }
+
+    pub(crate) fn write(&self, w: &mut Writer<'_>) {
+        match self {
+            Self::Hello(hello) => {
+                w.u16(hello.version);
+                w.u64(hello.started);
+                w.u64(hello.ready);
+            }
+            Self::Start(start) => start.write(w),
+            Self::Started { pid } => w.u32(*pid),
+            Self::Failed(failure) => {
+                w.u8(failure.stage as u8);
+                w.u8(failure.code);
+                w.u16(failure.errno);
+                w.bytes(failure.message.as_bytes());
+            }
+            Self::Data { stream, bytes } => {
+                w.u8(*stream as u8);
+                w.raw(bytes);
+            }
+            Self::Credit { stream, bytes } => {
+                w.u8(*stream as u8);
+                w.u32(*bytes);
+            }
+            Self::Eof { stream } | Self::Broken { stream } => w.u8(*stream as u8),
+            Self::Signal { number } => w.u8(*number),
+            Self::Resize(size) => size.write(w),
+            Self::Exited(exit) => {
+                let (how, value) = match *exit {
+                    Exit::Code(code) => (0, code),
+                    Exit::Signal(number) => (1, number),
+                };
+                w.u8(how);
+                w.u8(value);
+            }
+            Self::KernelLog { records, last } => {
+                w.bool(*last);
+                w.list(records, |w, record| {
+                    w.u64(record.time);
+                    w.u8(record.level);
+                    w.bytes(record.text.as_bytes());
+                });
+            }
+            Self::Shutdown => {}
+        }
+    }
+
+    pub(crate) fn read(kind: u8, r: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(match kind {
+            1 => Self::Hello(Hello {
+                version: r.u16()?,
+                started: r.u64()?,
+                ready: r.u64()?,
+            }),
+            KIND_START => Self::Start(Start::read(r)?),
+            3 => Self::Started { pid: r.u32()? },
+            4 => Self::Failed(Failure {
+                stage: Stage::read(r)?,
+                code: r.u8()?,
+                errno: r.u16()?,
+                message: r.string()?,
+            }),
+            5 => Self::Data {
+                stream: Stream::read(r)?,
+                bytes: r.take(r.0.len())?,
+            },
+            6 => Self::Credit {
+                stream: Stream::read(r)?,
+                bytes: r.u32()?,
+            },
+            7 => Self::Eof {
+                stream: Stream::read(r)?,
+            },
+            8 => Self::Broken {
+                stream: Stream::read(r)?,
+            },
+            9 => Self::Signal { number: r.u8()? },
+            10 => Self::Resize(Size::read(r)?),
+            11 => Self::Exited(match (r.u8()?, r.u8()?) {
+                (0, code) => Exit::Code(code),
+                (1, number) => Exit::Signal(number),
+                _ => return Err(Malformed::Value),
+            }),
+            12 => Self::KernelLog {
+                last: r.bool()?,
+                records: r.list(|r| {
+                    Ok(LogRecord {
+                        time: r.u64()?,
+                        level: r.u8()?,
+                        text: r.string()?,
+                    })
+                })?,
+            },
+            13 => Self::Shutdown,
+            other => return Err(Malformed::Kind(other)),
+        })
+    }
+}
+
+impl Start {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.list(&self.argv, |w, arg| w.bytes(arg));
+        w.list(&self.env, |w, var| w.bytes(var));
+        w.bytes(self.user.as_bytes());
+        w.bytes(&self.cwd);
+        w.bytes(self.hostname.as_bytes());
+        w.option(self.terminal.as_ref(), |w, terminal| {
+            terminal.size.write(w);
+            w.bytes(terminal.term.as_bytes());
+        });
+        w.bool(self.stdin);
+        w.option(self.root.as_ref(), |w, root| {
+            w.bytes(root.device.as_bytes());
+            w.u8(root.filesystem as u8);
+            w.bool(root.writable);
+        });
+        w.bool(self.kernel_log);
+        w.u64(self.wall_clock);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            argv: r.list(Reader::text)?,
+            env: r.list(Reader::text)?,
+            user: r.string()?,
+            cwd: r.text()?,
+            hostname: r.string()?,
+            terminal: r.option(|r| {
+                Ok(Terminal {
+                    size: Size::read(r)?,
+                    term: r.string()?,
+                })
+            })?,
+            stdin: r.bool()?,
+            root: r.option(|r| {
+                Ok(Root {
+                    device: r.string()?,
+                    filesystem: Filesystem::read(r)?,
+                    writable: r.bool()?,
+                })
+            })?,
+            kernel_log: r.bool()?,
+            wall_clock: r.u64()?,
+        })
+    }
+}
+
+impl Size {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.u16(self.columns);
+        w.u16(self.rows);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            columns: r.u16()?,
+            rows: r.u16()?,
+        })
+    }
+}
+
+/// Reads a byte as the enum whose variants, in order, are `all`.
+fn one_of<T: Copy>(all: &[T], r: &mut Reader<'_>) -> Result<T, Malformed> {
+    all.get(usize::from(r.u8()?))
+        .copied()
+        .ok_or(Malformed::Value)
+}
+
+impl Stream {
+    pub const ALL: [Self; 4] = [Self::Stdin, Self::Stdout, Self::Stderr, Self::Terminal];
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        one_of(&Self::ALL, r)
+    }
+}
+
+impl Filesystem {
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        one_of(&[Self::Erofs, Self::Ext4, Self::Squashfs], r)
+    }
+
+    /// The name mount(2) knows it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Erofs => "erofs",
+            Self::Ext4 => "ext4",
+            Self::Squashfs => "squashfs",
+        }
+    }
+}
+
+impl Stage {
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        one_of(
+            &[
+                Self::Root,
+                Self::User,
+                Self::WorkingDirectory,
+                Self::Terminal,
+                Self::Spawn,
+                Self::Exec,
+            ],
+            r,
+        )
+    }
+}

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a guest's processor says of itself: what KVM supports, and the shape of this machine.
+//!
+//! Every processor is a core of one package, without sibling threads, and its APIC id is
+//! its index.
+
+use super::host::HostKind;
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+
+/// KVM's own leaves (Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_FEATURES: u32 = 0x4000_0001;
+const KVM_FEATURE_PV_UNHALT: u32 = 1 << 7;
+const KVM_FEATURE_PV_SEND_IPI: u32 = 1 << 11;
+const KVM_FEATURE_PV_SCHED_YIELD: u32 = 1 << 13;
+const KVM_FEATURE_ASYNC_PF: u32 = (1 << 4) | (1 << 10) | (1 << 14);
+
+/// The table for processor `index` of `cpus`, from what the host's KVM supports.
+pub fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, host: HostKind) -> CpuId {
+    let mut table = supported.clone();
+    for entry in table.as_mut_slice() {
+        adapt(entry, index, cpus, host);
+    }
+    table
+}
+
+fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, cpus: u8, host: HostKind) {
+    let id = u32::from(index);
+    let count = u32::from(cpus);
+    // Bits of an APIC id that tell processors of the package apart.
+    let id_bits = count.next_power_of_two().trailing_zeros();
+    match entry.function {
+        1 => {
+            // EBX: initial APIC id and number of ids; ECX 24: the TSC deadline timer, which KVM
+            // has in every in-kernel local APIC and leaves to us to announce; ECX 31:
+            // hypervisor; EDX 28: more than one id in the package.
+            entry.ebx = (entry.ebx & 0xffff) | (id << 24) | (count << 16);
+            entry.ecx |= (1 << 24) | (1 << 31);
+            entry.edx = (entry.edx & !(1 << 28)) | (u32::from(cpus > 1) << 28);
+        }
+        // Deterministic cache parameters: no sharing between cores up to level 2, all above.
+        4 if entry.eax & 0x1f != 0 => {
+            let level = (entry.eax >> 5) & 7;
+            let sharing = if level >= 3 { count - 1 } else { 0 };
+            entry.eax = (entry.eax & 0x3fff) | (sharing << 14) | ((count - 1).min(63) << 26);
+        }
+        // Extended topology: level 0 threads, level 1 cores.
+        0xb | 0x1f => {
+            let (shift, number, kind) = match entry.index {
+                0 => (0, 1, 1),
+                1 => (id_bits, count, 2),
+                _ => (0, 0, 0),
+            };
+            entry.eax = shift;
+            entry.ebx = number;
+            entry.ecx = (entry.index & 0xff) | (kind << 8);
+            entry.edx = id;
+        }
+        KVM_FEATURES if host.interprets_ring0() => {
+            // These are asked for with VMCALL, which KVM's emulator patches and retries for ever,
+            // or answer with exceptions the interpreted kernel pays dearly for.
+            entry.eax &= !(KVM_FEATURE_PV_UNHALT
+                | KVM_FEATURE_PV_SEND_IPI
+                | KVM_FEATURE_PV_SCHED_YIELD
+                | KVM_FEATURE_ASYNC_PF);
+        }
+        // AMD: number of cores and width of the id in it.
+        0x8000_0008 => entry.ecx = (id_bits << 12) | (count - 1),
+        // AMD: cache properties, as leaf 4.
+        0x8000_001d if entry.eax & 0x1f != 0 => {
+            let level = (entry.eax >> 5) & 7;
+            let sharing = if level >= 3 { count - 1 } else { 0 };
+            entry.eax = (entry.eax & 0x3fff) | (sharing << 14);
+        }
+        // AMD: extended APIC id, core id with one thread a core, one node.
+        0x8000_001e => {
+            entry.eax = id;
+            entry.ebx = id;
+            entry.ecx = 0;
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> CpuId {
+        let leaf = |function, index, eax| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax,
+            ..Default::default()
+        };
+        CpuId::from_entries(&[
+            leaf(1, 0, 0),
+            leaf(4, 2, 2 << 5 | 3),
+            leaf(4, 3, 3 << 5 | 3),
+            leaf(0xb, 0, 0),
+            leaf(0xb, 1, 0),
+            leaf(KVM_FEATURES, 0, u32::MAX),
+            leaf(0x8000_0008, 0, 0x3030),
+        ])
+        .expect("seven leaves")
+    }
+
+    fn find(table: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
+        *table
+            .as_slice()
+            .iter()
+            .find(|entry| (entry.function, entry.index) == (function, index))
+            .expect("the leaf")
+    }
+
+    #[test]
+    fn each_processor_has_its_own_id_in_one_package() {
+        let fifth = for_vcpu(&table(), 5, 6, HostKind::Vmx);
+        let one = find(&fifth, 1, 0);
+        assert_eq!((one.ebx >> 24, (one.ebx >> 16) & 0xff), (5, 6));
+        assert_ne!(one.edx & (1 << 28), 0);
+        assert_ne!(one.ecx & (1 << 24), 0, "TSC deadline");
+        assert_eq!(find(&fifth, 0xb, 0).edx, 5);
+        let cores = find(&fifth, 0xb, 1);
+        assert_eq!((cores.eax, cores.ebx, cores.ecx), (3, 6, 0x201));
+        assert_eq!(
+            find(&fifth, 4, 2).eax >> 14 & 0xfff,
+            0,
+            "level 2 is private"
+        );
+        assert_eq!(find(&fifth, 4, 3).eax >> 14 & 0xfff, 5, "level 3 is shared");
+        assert_eq!(find(&fifth, 0x8000_0008, 0).ecx, 3 << 12 | 5);
+
+        let single = for_vcpu(&table(), 0, 1, HostKind::Svm);
+        assert_eq!(find(&single, 1, 0).edx & (1 << 28), 0);
+        assert_eq!(find(&single, 0xb, 1).eax, 0);
+    }
+
+    #[test]
+    fn hypercalls_are_offered_only_where_the_processor_makes_them() {
+        let pvm = for_vcpu(&table(), 0, 1, HostKind::Pvm);
+        let svm = for_vcpu(&table(), 0, 1, HostKind::Svm);
+        assert_eq!(find(&svm, KVM_FEATURES, 0).eax, u32::MAX);
+        assert_eq!(find(&pvm, KVM_FEATURES, 0).eax & KVM_FEATURE_PV_SEND_IPI, 0);
+        assert_ne!(find(&pvm, KVM_FEATURES, 0).eax & 1, 0, "kvmclock stays");
+    }
+}

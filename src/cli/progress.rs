@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Progress of long work on standard error: one line that changes on a terminal, one line
+//! a step elsewhere. Main thread only; never writes to standard output.
+
+use super::output::Style;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+/// How often a changing line is redrawn at most: more is flicker, and each is a write.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// A line of progress. Dropping it clears the line, so that the next message is alone.
+#[derive(Debug)]
+pub struct Progress {
+    style: Style,
+    live: bool,
+    quiet: bool,
+    started: Instant,
+    drawn: Option<Instant>,
+    step: String,
+}
+
+impl Progress {
+    #[must_use]
+    pub fn new(style: Style, quiet: bool) -> Self {
+        Self {
+            style,
+            live: io::stderr().is_terminal(),
+            quiet,
+            started: Instant::now(),
+            drawn: None,
+            step: String::new(),
+        }
+    }
+
+    /// A new step begins.
+    pub fn step(&mut self, step: &str) {
+        step.clone_into(&mut self.step);
+        if self.quiet {
+            return;
+        }
+        if self.live {
+            self.drawn = None;
+            self.detail("");
+        } else {
+            let _ = writeln!(io::stderr(), "husk: {step}");
+        }
+    }
+
+    /// What the step is at just now; shown on a terminal only, and not each time.
+    pub fn detail(&mut self, detail: &str) {
+        let due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW);
+        if self.quiet || !self.live || !due {
+            return;
+        }
+        self.drawn = Some(Instant::now());
+        let width = super::terminal::window_size().map_or(80, |(_, columns)| columns);
+        let line = line(&self.step, self.started.elapsed(), detail, width.into());
+        let Style { dim, off, .. } = self.style;
+        let _ = write!(io::stderr(), "\r\x1b[K{dim}{line}{off}");
+        let _ = io::stderr().flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.live && self.drawn.is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// One line, never as wide as the terminal: a wrapped line could not be drawn over.
+fn line(step: &str, elapsed: Duration, detail: &str, width: usize) -> String {
+    let seconds = elapsed.as_secs();
+    format!("{step} {}:{:02} {detail}", seconds / 60, seconds % 60)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(width.saturating_sub(1))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_the_terminal_and_holds_no_control_characters() {
+        let time = Duration::from_secs(75);
+        assert_eq!(
+            line("building", time, "CC fs/x.o", 80),
+            "building 1:15 CC fs/x.o"
+        );
+        assert_eq!(
+            line("building", time, "a\tb\r\x1b[2J", 80),
+            "building 1:15 a b  [2J"
+        );
+        assert_eq!(line("building", time, &"x".repeat(200), 40).len(), 39);
+        assert_eq!(line("building", time, "", 0), "");
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `husk run`: a command of an image, in a machine of its own.
+
+mod request;
+
+use super::host::Memory;
+use super::output::{ExitStatus, Failure, Printer};
+use super::shape::ShapeArgs;
+use super::trace::{Mark, TraceFormat};
+use anyhow::Context as _;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub use request::{RunRequest, kernel_file};
+
+/// Run a command of an image in a machine of its own
+///
+/// Boots a Linux kernel in a fresh virtual machine, mounts IMAGE as its root and runs CMD
+/// there, or what the image says to run. Standard output and error arrive byte for byte.
+/// The guest never changes IMAGE: what it writes is gone when the machine ends.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    #[command(flatten)]
+    shape: ShapeArgs,
+    /// Set a variable of the command's environment; NAME alone hands on the host's value
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Start in this directory of the guest
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run as this user of the guest, a name or a number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// What the guest calls itself
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<String>,
+    /// Forward standard input; without it the command reads end-of-file
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal, with this one's size and keys
+    #[arg(short, long)]
+    tty: bool,
+    /// Refuse writes to the root instead of keeping them in memory
+    #[arg(long)]
+    read_only: bool,
+    /// Boot this kernel, an ELF vmlinux or a bzImage, instead of husk's own
+    #[arg(long, value_name = "PATH")]
+    kernel: Option<PathBuf>,
+    /// Say nothing but errors
+    #[arg(long)]
+    quiet: bool,
+    /// Do not confine the process that runs the guest; for finding faults only
+    #[arg(long)]
+    no_jail: bool,
+    /// Tell on standard error when each step from exec to exit was reached; json is one
+    /// line, in nanoseconds
+    #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "text")]
+    trace: Option<TraceFormat>,
+    /// How long the guest may take to reach its agent: 30s, 2m, 1500ms
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        allow_negative_numbers = true
+    )]
+    timeout: String,
+    /// Where the root comes from: dir:PATH, tar:PATH, or a ready filesystem image's path
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// The command and its arguments
+    #[arg(
+        value_name = "CMD",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  husk run dir:./alpine uname -a
+  husk run -it dir:./alpine sh
+  husk run -c 4 -m 2g -e THREADS=4 tar:./service.tar
+  tar c src | husk run -i dir:./alpine tar t
+  husk run --trace dir:./alpine true
+
+Ctrl-C stops the command; a second one ends the machine. With -t the keys go to the guest.
+
+Exit codes: the command's own, 128+N if signal N killed it, 126 if it could not be run,
+127 if it was not found, 125 if husk itself failed.";
+
+pub fn execute(args: &RunArgs, _exec: Mark, _printer: &Printer) -> Result<ExitStatus, Failure> {
+    let memory = Memory::read().context("cannot read the host's memory")?;
+    let _request = RunRequest::check(args, memory, |name| std::env::var_os(name))
+        .map_err(Failure::operator)?;
+    Err(anyhow::anyhow!("this build has no machine to start yet").into())
+}

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! virtio-vsock, section 5.10: stream sockets between the guest and Unix sockets of the host.
+//!
+//! Event thread. Guests connect to the ports the device was given; hosts connect through a
+//! `Dialer` or a listening socket. Data goes between sockets and guest buffers without a
+//! copy as long as neither side stalls.
+
+mod connection;
+mod greeting;
+mod muxer;
+mod packet;
+#[cfg(test)]
+mod tests;
+
+pub use muxer::HostPort;
+
+use crate::events::{EventSet, Interest, Token, Watch};
+use crate::telemetry::Faults;
+use crate::virtio::device::{Io, Kind, VirtioDevice, read_config};
+use crate::virtio::fault::GuestFault;
+use muxer::{MAX_CONNECTIONS, Muxer};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex, PoisonError};
+use vmm_sys_util::eventfd::EventFd;
+
+const F_STREAM: u64 = 1;
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+
+const DIALED: Token = 0;
+const CLIENT: Token = 1;
+const CONNECTION: Token = 2;
+
+/// Opens connections to the guest, from any thread.
+pub struct Dialer {
+    calls: Mutex<Vec<(u32, UnixStream)>>,
+    dialed: EventFd,
+}
+
+impl Dialer {
+    /// Joins the stream to whatever listens on the guest's port. If nothing does, or there
+    /// are too many connections, the stream ends; if the guest is not up yet, it waits.
+    pub fn connect(&self, port: u32, stream: UnixStream) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if calls.len() < MAX_CONNECTIONS {
+            calls.push((port, stream));
+        }
+        drop(calls);
+        let _ = self.dialed.write(1);
+    }
+
+    fn take(&self) -> Vec<(u32, UnixStream)> {
+        let _ = self.dialed.read();
+        std::mem::take(&mut self.calls.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The device.
+pub struct Vsock {
+    guest_cid: u64,
+    muxer: Muxer,
+    dialer: Arc<Dialer>,
+    listener: Option<UnixListener>,
+    listening: bool,
+    /// The host could not accept a client for want of descriptors or memory.
+    exhausted: bool,
+    trouble: Faults,
+}
+
+impl Vsock {
+    /// `guest_cid` is the guest's address, from 3 on. The guest reaches `ports` at address 2.
+    /// A client of `listener` writes "CONNECT <port>\n" and reads "OK <host port>\n" once the
+    /// guest has accepted.
+    pub fn new(
+        guest_cid: u32,
+        ports: Vec<HostPort>,
+        listener: Option<OwnedFd>,
+    ) -> io::Result<(Self, Arc<Dialer>)> {
+        let listener = listener.map(UnixListener::from);
+        if let Some(listener) = &listener {
+            listener.set_nonblocking(true)?;
+        }
+        let dialer = Arc::new(Dialer {
+            calls: Mutex::default(),
+            dialed: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+        });
+        let vsock = Self {
+            guest_cid: u64::from(guest_cid),
+            muxer: Muxer::new(u64::from(guest_cid), ports, CONNECTION),
+            dialer: dialer.clone(),
+            listener,
+            listening: false,
+            exhausted: false,
+            trouble: Faults::new("vsock listener"),
+        };
+        Ok((vsock, dialer))
+    }
+
+    fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        io.serve(TRANSMIT, |chain| self.muxer.take(chain))
+    }
+
+    /// Sends what there is to send, then sees to what is watched.
+    fn receive(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        let choked = self.muxer.is_choked();
+        let outcome = io.serve(RECEIVE, |chain| self.muxer.give(chain));
+        if choked && !self.muxer.is_choked() {
+            io.again(TRANSMIT);
+        }
+        self.settle(io.watch);
+        outcome
+    }
+
+    fn settle(&mut self, watch: &mut dyn Watch) {
+        if self.muxer.settle(watch) {
+            self.exhausted = false;
+        }
+        let listen = !self.exhausted && self.muxer.has_room();
+        self.listen(listen, watch);
+    }
+
+    fn listen(&mut self, on: bool, watch: &mut dyn Watch) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let interest = Interest {
+            fd: listener.as_raw_fd(),
+            token: CLIENT,
+            events: EventSet::IN,
+        };
+        if on && !self.listening {
+            self.listening = watch.add(interest).is_ok();
+        } else if !on && self.listening {
+            let _ = watch.remove(interest);
+            self.listening = false;
+        }
+    }
+
+    fn accept_clients(&mut self) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        while self.muxer.has_room() {
+            match listener.accept() {
+                Ok((stream, _)) => self.muxer.greet(stream),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    // Stays acceptable: looking again at once would never end.
+                    self.trouble.report(&error);
+                    self.exhausted = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn dialed(&self) -> Interest {
+        Interest {
+            fd: self.dialer.dialed.as_raw_fd(),
+            token: DIALED,
+            events: EventSet::IN,
+        }
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn kind(&self) -> Kind {
+        Kind {
+            id: 19,
+            name: "virtio-vsock",
+        }
+    }
+
+    /// Receive, transmit, events. There is no event to tell of: the address never changes.
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[256, 256, 16]
+    }
+
+    fn features(&self) -> u64 {
+        F_STREAM
+    }
+
+    fn config(&self, offset: u64, data: &mut [u8]) {
+        read_config(&self.guest_cid.to_le_bytes(), offset, data);
+    }
+
+    fn activate(&mut self, _features: u64, io: &mut Io<'_>) {
+        // Fails only if the host is out of memory: then nobody can dial.
+        let _ = io.watch.add(self.dialed());
+        self.settle(io.watch);
+    }
+
+    fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        if index == TRANSMIT {
+            self.transmit(io)?;
+        }
+        self.receive(io)
+    }
+
+    fn process_source(
+        &mut self,
+        token: Token,
+        events: EventSet,
+        io: &mut Io<'_>,
+    ) -> Result<(), GuestFault> {
+        match token {
+            DIALED => {
+                for (port, stream) in self.dialer.take() {
+                    self.muxer.dial(port, stream);
+                }
+            }
+            CLIENT => self.accept_clients(),
+            _ => self.muxer.host_ready(token, events),
+        }
+        self.receive(io)
+    }
+
+    fn deactivate(&mut self, watch: &mut dyn Watch) {
+        self.muxer.clear(watch);
+        self.listen(false, watch);
+        let _ = watch.remove(self.dialed());
+    }
+}

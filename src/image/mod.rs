@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the name of an image to one read-only file that holds a file system.
+//!
+//! Tool side; runs on the thread that calls [`open`], before there is a machine. Whatever
+//! it reads may be hostile. It never changes a directory or archive it is given.
+
+mod cache;
+mod erofs;
+mod error;
+mod reference;
+mod source;
+mod tree;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use cache::DEFAULT_LIMIT;
+pub use error::{ImageError, Malformed, Misread};
+pub use reference::{FsKind, Reference};
+pub use tree::Refused;
+
+use cache::{Cache, Cached, Key, Part, Wait};
+use erofs::Output;
+use flate2::read::MultiGzDecoder;
+use reference::{Packing, misread};
+use rustix::fs::{FileType, Mode, OFlags};
+use sha2::{Digest as _, Sha256};
+use source::archive::Archive;
+use source::dir::{Directory, Scan};
+use source::{Moment, stamp};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A root file system the guest can mount.
+#[derive(Debug)]
+pub struct RootFs {
+    /// Open for reading only.
+    pub file: File,
+    pub path: PathBuf,
+    pub kind: FsKind,
+    /// Nothing had to be written for it.
+    pub cached: bool,
+}
+
+/// What takes long, while it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// Another husk is writing this image.
+    Waiting,
+    /// Bytes unpacked of a compressed archive.
+    Unpacking { done: u64 },
+    /// Bytes written of the image.
+    Writing { done: u64, total: u64 },
+    /// An entry of the directory that is not in the image.
+    Skipped { path: &'a Path, why: &'static str },
+}
+
+/// Counts in every key: a writer that writes other bytes makes other images.
+const FORMAT_VERSION: u32 = 1;
+/// How often a directory that changes while it is read is read again.
+const ATTEMPTS: usize = 3;
+/// Most bytes a compressed archive may unpack to. Stops one of a few megabytes from
+/// filling the disk many times over.
+const MAX_UNPACKED: u64 = 256 << 30;
+/// How long a clock may stand still that should tick at least a hundred times a second.
+const SLOWEST_TICK: Duration = Duration::from_millis(100);
+
+/// Opens the image `reference` names; what must be made for it is kept below `cache`.
+pub fn open(
+    reference: &str,
+    cache: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    match Reference::parse(reference)? {
+        Reference::File(path) => open_file(path),
+        Reference::Directory(path) => {
+            open_directory(&path, &Cache::open(cache, DEFAULT_LIMIT)?, progress)
+        }
+        Reference::Archive(path) => {
+            open_archive(&path, &Cache::open(cache, DEFAULT_LIMIT)?, progress)
+        }
+    }
+}
+
+impl From<Cached> for RootFs {
+    fn from(image: Cached) -> Self {
+        Self {
+            file: image.file,
+            path: image.path,
+            kind: FsKind::Erofs,
+            cached: image.hit,
+        }
+    }
+}
+
+fn open_file(path: PathBuf) -> Result<RootFs, ImageError> {
+    let file = open_for_reading(&path, Misread::BareDirectory)?;
+    let kind = reference::file_system(&file, &path)?;
+    Ok(RootFs {
+        file,
+        path,
+        kind,
+        cached: true,
+    })
+}
+
+/// Opens a regular file or block device; nothing else blocks or is read. `directory` is
+/// what is wrong with a directory there.
+fn open_for_reading(path: &Path, directory: Misread) -> Result<File, ImageError> {
+    use rustix::io::Errno;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR => misread(path, Misread::Absent),
+        Errno::NXIO => misread(path, Misread::NotFile),
+        errno => ImageError::io("read", path, errno),
+    })?;
+    let stat = rustix::fs::fstat(&file).map_err(|errno| ImageError::io("read", path, errno))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile | FileType::BlockDevice => Ok(file.into()),
+        FileType::Directory => Err(misread(path, directory)),
+        _ => Err(misread(path, Misread::NotFile)),
+    }
+}
+
+fn open_directory(
+    path: &Path,
+    cache: &Cache,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    let directory = Directory::open(path)?;
+    let mut changing = None;
+    for _ in 0..ATTEMPTS {
+        match try_directory(&directory, cache, progress) {
+            Err(error @ ImageError::Changing { .. }) => changing = Some(error),
+            other => return other,
+        }
+    }
+    Err(changing.unwrap_or(ImageError::Changing {
+        path: path.to_owned(),
+    }))
+}
+
+fn try_directory(
+    directory: &Directory,
+    cache: &Cache,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    let found = settled(|| {
+        let scan = directory.scan(false)?;
+        Ok((scan.newest, scan))
+    })?;
+    for (path, why) in &found.skipped {
+        progress(Progress::Skipped { path, why });
+    }
+    let key = key(b"dir", &found.digest);
+    // What it was made of must still be what it was found to be, or the key lies.
+    let unchanged = |scan: &Scan| {
+        if scan.digest == found.digest {
+            return Ok(());
+        }
+        Err(ImageError::Changing {
+            path: erofs::Contents::path(directory).to_owned(),
+        })
+    };
+    let image = cache.image(&key, &mut |wait| match wait {
+        Wait::Other => {
+            progress(Progress::Waiting);
+            Ok(())
+        }
+        Wait::Write(part) => {
+            let scan = directory.scan(true)?;
+            unchanged(&scan)?;
+            write(&scan.tree, directory, part, progress)?;
+            unchanged(&directory.scan(false)?)
+        }
+    })?;
+    Ok(image.into())
+}
+
+fn open_archive(
+    path: &Path,
+    cache: &Cache,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    let file = open_for_reading(path, Misread::NotFile)?;
+    let packing = reference::packing(&file, path)?;
+    let look = || {
+        let stat = rustix::fs::fstat(&file).map_err(|errno| ImageError::io("read", path, errno))?;
+        Ok((Moment::changed(&stat), stamp(&stat)))
+    };
+    let stamp = settled(look)?;
+    let image = cache.image(&key(b"tar", &stamp), &mut |wait| match wait {
+        Wait::Other => {
+            progress(Progress::Waiting);
+            Ok(())
+        }
+        Wait::Write(part) => {
+            let plain = match packing {
+                Packing::Plain => file
+                    .try_clone()
+                    .map_err(|error| ImageError::io("read", path, error))?,
+                Packing::Gzip => unpack(&file, path, part, progress)?,
+            };
+            let archive = Archive::new(plain, path)?;
+            write(&archive.tree()?, &archive, part, progress)?;
+            if look()?.1 != stamp {
+                return Err(ImageError::Changing {
+                    path: path.to_owned(),
+                });
+            }
+            Ok(())
+        }
+    })?;
+    Ok(image.into())
+}
+
+fn write(
+    tree: &tree::Tree,
+    contents: &dyn erofs::Contents,
+    part: &Part,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), ImageError> {
+    let output = Output {
+        file: &part.file,
+        path: &part.path,
+    };
+    erofs::write(tree, contents, &output, &mut |done, total| {
+        progress(Progress::Writing { done, total });
+    })
+}
+
+/// Unpacks a gzip file, of one member or several, into a file without a name.
+fn unpack(
+    file: &File,
+    path: &Path,
+    part: &Part,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<File, ImageError> {
+    let mut spool = part.spool()?;
+    let mut file = file;
+    file.rewind()
+        .map_err(|error| ImageError::io("read", path, error))?;
+    let mut packed = MultiGzDecoder::new(file);
+    let mut buffer = vec![0; 1 << 20];
+    let mut done = 0u64;
+    let bad = |offset, problem| ImageError::Archive {
+        archive: path.to_owned(),
+        offset,
+        problem,
+    };
+    loop {
+        let len = packed
+            .read(&mut buffer)
+            .map_err(|_| bad(done, Malformed::Compressed))?;
+        if len == 0 {
+            return Ok(spool);
+        }
+        done += len as u64;
+        if done > MAX_UNPACKED {
+            return Err(bad(done, Malformed::Bomb));
+        }
+        spool
+            .write_all(&buffer[..len])
+            .map_err(|error| ImageError::io("write", &part.path, error))?;
+        progress(Progress::Unpacking { done });
+    }
+}
+
+fn key(scheme: &[u8; 3], digest: &[u8]) -> Key {
+    let mut key = Sha256::new();
+    key.update(b"husk image");
+    key.update(FORMAT_VERSION.to_le_bytes());
+    key.update(scheme);
+    key.update(digest);
+    key.finalize().into()
+}
+
+/// Looks until what is found was last changed before the look began. The kernel stamps
+/// changes with a clock that ticks every few milliseconds: a second change within the tick
+/// of the first leaves the same stamp, and would go unseen for ever.
+fn settled<T>(mut look: impl FnMut() -> Result<(Moment, T), ImageError>) -> Result<T, ImageError> {
+    let begin = Instant::now();
+    loop {
+        let now = Moment::now();
+        let (newest, found) = look()?;
+        // A stamp of the future is another machine's clock, or ours set back: no waiting
+        // for that.
+        if newest < now || begin.elapsed() > SLOWEST_TICK {
+            return Ok(found);
+        }
+        // A condition no call waits for: the clock's next tick.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[cfg(test)]
+mod clock {
+    use super::*;
+
+    // Recent kernels stamp more finely once somebody has looked, so no real directory
+    // shows this on every host.
+    #[test]
+    fn what_changed_in_this_tick_is_looked_at_again() {
+        let mut stamp = None;
+        let mut looks = 0;
+        let looked = settled(|| {
+            looks += 1;
+            Ok((*stamp.get_or_insert_with(Moment::now), looks))
+        });
+        assert!(looked.unwrap() > 1);
+    }
+
+    #[test]
+    fn a_stamp_of_the_future_is_not_waited_for() {
+        let far = Moment {
+            seconds: i64::MAX,
+            nanoseconds: 0,
+        };
+        settled(|| Ok((far, ()))).unwrap();
+    }
+}

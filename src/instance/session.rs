@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host's half of a session: joins the operator's streams, signals and terminal to the
+//! process in the guest, and sees the machine through to its end.
+//!
+//! One loop on the thread that calls `drive`, which waits in poll only: a blocked output,
+//! a full input or a silent guest never keeps a signal from being obeyed. Descriptors that
+//! are shared with other programs are left in the mode they have. What the guest sends is
+//! hostile: it can end its session, and fill `WINDOW` bytes per stream here, no more.
+
+mod streams;
+mod talk;
+#[cfg(test)]
+mod tests;
+
+use crate::control::{End, Report, Request};
+use husk_protocol::{Exit, Failure, Hello, LogRecord, Malformed, Size, Start, VERSION};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// The control socket of a machine.
+pub trait Machine: AsFd {
+    fn send(&self, request: &Request) -> io::Result<()>;
+    /// The next report; called when the descriptor is readable. `None`: the process is gone.
+    fn recv(&self) -> io::Result<Option<Report>>;
+}
+
+/// Signals that were sent to husk, as a descriptor and what is behind it.
+pub trait Signals: AsFd {
+    /// The number of the next one, without waiting.
+    fn next(&self) -> Option<u8>;
+}
+
+impl Signals for SignalFd {
+    fn next(&self) -> Option<u8> {
+        let info = self.read_signal().ok().flatten()?;
+        u8::try_from(info.ssi_signo).ok()
+    }
+}
+
+/// Where the process's streams end on the host.
+pub struct Streams {
+    /// `None` if input is not forwarded.
+    pub stdin: Option<OwnedFd>,
+    /// With a terminal, its whole output.
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the call of `drive` to the agent's first message.
+    pub agent: Duration,
+    /// From the request to shut down to the machine's end, before it is stopped.
+    pub shutdown: Duration,
+}
+
+/// What a session consists of.
+pub struct Session<'a> {
+    /// The connection the agent's own is joined to.
+    pub agent: UnixStream,
+    pub start: Start,
+    pub streams: Streams,
+    pub machine: &'a dyn Machine,
+    /// Made by `watch_signals`.
+    pub signals: &'a dyn Signals,
+    pub limits: Limits,
+    /// The terminal's size now, asked for when it changed.
+    pub window_size: &'a dyn Fn() -> Option<Size>,
+}
+
+/// What happened, at the moment it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    AgentUp(Hello),
+    Started { pid: u32 },
+    Exited(Exit),
+    KernelLog(Vec<LogRecord>),
+    Report(Report),
+}
+
+/// How a process that ran came to its end.
+#[derive(Debug)]
+pub struct Outcome {
+    pub how: How,
+    /// The machine's own last word; `None` if it had to be given up on.
+    pub end: Option<End>,
+    /// Output that could not be written, other than to a closed pipe: a full disk.
+    pub unwritten: Option<io::Error>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Exited(Exit),
+    /// The machine was stopped under it, by the operator's second such signal.
+    Killed {
+        signal: u8,
+    },
+}
+
+impl Outcome {
+    /// The exit code that says so, as shells have it.
+    pub fn code(&self) -> u8 {
+        match self.how {
+            How::Exited(Exit::Code(code)) => code,
+            How::Exited(Exit::Signal(signal)) | How::Killed { signal } => 128 | signal,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("{}", command(.0))]
+    Command(Failure),
+    #[error("the guest's agent did not answer within {} s", .limit.as_secs_f32())]
+    NoAgent { limit: Duration, console: String },
+    #[error("the machine ended before its process did: {}", ended(.end))]
+    Ended { end: End, console: String },
+    #[error("the guest's kernel panicked: {message}")]
+    Panicked { message: String, console: String },
+    #[error("the guest's agent hung up")]
+    AgentLost { console: String },
+    #[error("the machine's process is gone without a word")]
+    MachineLost,
+    #[error("the guest's agent speaks version {0} of the protocol, and husk {VERSION}")]
+    Version(u16),
+    #[error("the guest's agent does not keep to the protocol")]
+    Protocol(#[source] Malformed),
+    #[error("the command, its arguments and its environment are longer than 1 MiB together")]
+    TooLong,
+    #[error("waiting for the machine")]
+    Wait(#[source] io::Error),
+}
+
+impl SessionError {
+    /// 126 and 127 as shells have them, 125 for what is not the command's fault.
+    pub fn code(&self) -> u8 {
+        match self {
+            Self::Command(failure) => failure.code,
+            _ => 125,
+        }
+    }
+
+    /// The last lines of the guest's console, where they tell more.
+    pub fn console(&self) -> Option<&str> {
+        match self {
+            Self::NoAgent { console, .. }
+            | Self::Ended { console, .. }
+            | Self::Panicked { console, .. }
+            | Self::AgentLost { console } => Some(console),
+            _ => None,
+        }
+    }
+}
+
+fn ended(end: &End) -> String {
+    match end {
+        End::PowerOff => "it switched itself off".into(),
+        End::Reset => "it reset itself".into(),
+        End::TripleFault { rip } => format!("a triple fault at {rip:#x}"),
+        End::Stopped => "it was stopped".into(),
+        End::Unhandled { message } => message.clone(),
+        End::Failed { message } => message.clone(),
+    }
+}
+
+fn command(failure: &Failure) -> String {
+    // The guest's words go to a terminal: none of them may be an escape sequence.
+    let message: String = failure
+        .message
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    match failure.errno {
+        0 => message,
+        errno => {
+            let reason = nix::errno::Errno::from_raw(i32::from(errno));
+            format!("{message}: {}", reason.desc())
+        }
+    }
+}
+
+/// Signals that are for the guest's process; SIGWINCH is for its terminal.
+const FORWARDED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// Blocks the signals a session forwards, for this thread and those it starts from now
+/// on, and returns where they are read instead. Processes started later inherit the
+/// block.
+pub fn watch_signals() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in FORWARDED {
+        set.add(signal);
+    }
+    set.add(Signal::SIGWINCH);
+    set.thread_block()?;
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    Ok(SignalFd::with_flags(&set, flags)?)
+}
+
+/// Runs a session from the machine's boot to its end.
+///
+/// The first SIGINT or SIGTERM is forwarded like any other signal; the second, or one that
+/// comes before there is a process, stops the machine. `on_event` must not block.
+pub fn drive(
+    session: Session<'_>,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Outcome, SessionError> {
+    talk::Talk::new(session, on_event)?.run()
+}

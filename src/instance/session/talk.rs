@@ -1,0 +1,521 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The session's state and its loop.
+
+use super::streams::{Input, Output, Written};
+use super::{Event, How, Limits, Machine, Outcome, Session, SessionError, Signals};
+use crate::control::{End, Report, Request};
+use husk_protocol::{
+    ByteQueue, Decoder, MAX_CHUNK, MAX_KERNEL_LOG, Malformed, Message, Size, Stream, VERSION,
+};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{MsgFlags, recv, send};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// Beyond this much waiting for the agent, input is not read and stays where it is.
+const MAX_BACKLOG: usize = 64 * 1024;
+/// How long the machine's process may take for an answer that costs it nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How far a session is. Each stage but `Run` and `Over` has a deadline, which leads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The agent was not heard yet.
+    Boot,
+    Run,
+    /// The agent hung up; the machine may be about to say why.
+    Lost,
+    /// The session failed; the console's last lines are on their way.
+    Console,
+    /// The agent was asked to end the machine.
+    Shutdown,
+    /// The machine's process was asked to.
+    Stop,
+    Over,
+}
+
+/// What poll watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    Signals,
+    Machine,
+    Agent,
+    Input,
+    Output(usize),
+}
+
+pub struct Talk<'a> {
+    agent: UnixStream,
+    machine: &'a dyn Machine,
+    signals: &'a dyn Signals,
+    limits: Limits,
+    window_size: &'a dyn Fn() -> Option<Size>,
+    on_event: &'a mut dyn FnMut(Event),
+    stage: Stage,
+    deadline: Option<Instant>,
+    /// The `Start` frame, until the agent is up.
+    greeting: Vec<u8>,
+    agent_alive: bool,
+    machine_alive: bool,
+    started: bool,
+    wants_kernel_log: bool,
+    kernel_log: usize,
+    /// Whether a SIGINT or SIGTERM was forwarded.
+    asked_to_end: bool,
+    decoder: Decoder,
+    out: ByteQueue,
+    input: Option<Input>,
+    outputs: Vec<Output>,
+    scratch: Box<[u8; MAX_CHUNK]>,
+    console: String,
+    end: Option<End>,
+    unwritten: Option<io::Error>,
+    verdict: Option<Result<How, SessionError>>,
+}
+
+impl<'a> Talk<'a> {
+    pub fn new(
+        session: Session<'a>,
+        on_event: &'a mut dyn FnMut(Event),
+    ) -> Result<Self, SessionError> {
+        let Session { start, streams, .. } = session;
+        let terminal = start.terminal.is_some();
+        let stream = if terminal {
+            Stream::Terminal
+        } else {
+            Stream::Stdin
+        };
+        let input = streams.stdin.filter(|_| start.stdin);
+        let outputs = if terminal {
+            vec![Output::new(Stream::Terminal, streams.stdout)]
+        } else {
+            vec![
+                Output::new(Stream::Stdout, streams.stdout),
+                Output::new(Stream::Stderr, streams.stderr),
+            ]
+        };
+        let wants_kernel_log = start.kernel_log;
+        let mut greeting = Vec::new();
+        Message::Start(start)
+            .encode(&mut greeting)
+            .map_err(|_| SessionError::TooLong)?;
+        Ok(Self {
+            agent: session.agent,
+            machine: session.machine,
+            signals: session.signals,
+            limits: session.limits,
+            window_size: session.window_size,
+            on_event,
+            stage: Stage::Boot,
+            deadline: Instant::now().checked_add(session.limits.agent),
+            greeting,
+            agent_alive: true,
+            machine_alive: true,
+            started: false,
+            wants_kernel_log,
+            kernel_log: 0,
+            asked_to_end: false,
+            decoder: Decoder::new(),
+            out: ByteQueue::new(),
+            input: input.map(|fd| Input::new(stream, fd)),
+            outputs,
+            scratch: Box::new([0; MAX_CHUNK]),
+            console: String::new(),
+            end: None,
+            unwritten: None,
+            verdict: None,
+        })
+    }
+
+    pub fn run(mut self) -> Result<Outcome, SessionError> {
+        while self.stage != Stage::Over || !self.outputs.iter().all(Output::is_flushed) {
+            self.flush();
+            for ready in self.wait()? {
+                match ready {
+                    Watched::Signals => self.read_signals(),
+                    Watched::Machine => self.hear_machine(),
+                    Watched::Agent => self.hear_agent(),
+                    Watched::Input => self.read_input(),
+                    Watched::Output(i) => self.write_output(i),
+                }
+            }
+            if self.deadline.is_some_and(|at| at <= Instant::now()) {
+                self.time_out();
+            }
+        }
+        let how = self.verdict.unwrap_or(Err(SessionError::MachineLost))?;
+        Ok(Outcome {
+            how,
+            end: self.end,
+            unwritten: self.unwritten,
+        })
+    }
+
+    /// Waits until something is ready or the deadline is reached.
+    fn wait(&self) -> Result<Vec<Watched>, SessionError> {
+        let (reading, writing) = (PollFlags::POLLIN, PollFlags::POLLOUT);
+        let mut watched = vec![(Watched::Signals, self.signals.as_fd(), reading)];
+        if self.machine_alive {
+            watched.push((Watched::Machine, self.machine.as_fd(), reading));
+        }
+        if self.agent_alive {
+            let flags = if self.out.is_empty() {
+                reading
+            } else {
+                reading | writing
+            };
+            watched.push((Watched::Agent, self.agent.as_fd(), flags));
+        }
+        let room = self.agent_alive && self.started && self.out.len() < MAX_BACKLOG;
+        if let Some(input) = self.input.as_ref().filter(|i| room && i.window.left() > 0) {
+            watched.push((Watched::Input, input.fd.as_fd(), reading));
+        }
+        for (i, output) in self.outputs.iter().enumerate() {
+            if let Some(fd) = output.fd.as_ref().filter(|_| !output.is_flushed()) {
+                watched.push((Watched::Output(i), fd.as_fd(), writing));
+            }
+        }
+        let mut fds: Vec<PollFd<'_>> = watched
+            .iter()
+            .map(|&(_, fd, flags)| PollFd::new(fd, flags))
+            .collect();
+        match poll(&mut fds, self.timeout()) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(SessionError::Wait(errno.into())),
+        }
+        Ok(watched
+            .iter()
+            .zip(&fds)
+            // A descriptor poll cannot watch is read or written all the same: the error
+            // that gives ends its stream.
+            .filter(|(_, fd)| fd.revents().is_none_or(|revents| !revents.is_empty()))
+            .map(|((what, ..), _)| *what)
+            .collect())
+    }
+
+    /// Rounded up, so that a wait that ends has reached its deadline.
+    fn timeout(&self) -> PollTimeout {
+        let Some(deadline) = self.deadline else {
+            return PollTimeout::NONE;
+        };
+        let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn enter(&mut self, stage: Stage, limit: Option<Duration>) {
+        self.stage = stage;
+        self.deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    }
+
+    fn time_out(&mut self) {
+        match self.stage {
+            Stage::Boot => {
+                let limit = self.limits.agent;
+                let console = String::new();
+                self.fail(SessionError::NoAgent { limit, console });
+            }
+            Stage::Lost => self.fail(SessionError::AgentLost {
+                console: String::new(),
+            }),
+            Stage::Console | Stage::Shutdown => self.stop(),
+            Stage::Stop | Stage::Run | Stage::Over => self.enter(Stage::Over, None),
+        }
+    }
+
+    /// The session's result is an error, told with the console's last lines.
+    fn fail(&mut self, error: SessionError) {
+        self.verdict.get_or_insert(Err(error));
+        if self.stage != Stage::Stop && self.stage != Stage::Over {
+            self.ask(&Request::Console);
+            self.enter(Stage::Console, Some(PATIENCE));
+        }
+    }
+
+    fn stop(&mut self) {
+        self.ask(&Request::Stop);
+        self.enter(Stage::Stop, Some(PATIENCE));
+    }
+
+    /// What cannot be asked shows itself as the end of the control socket.
+    fn ask(&self, request: &Request) {
+        let _ = self.machine.send(request);
+    }
+
+    fn tell(&mut self, message: &Message<'_>) {
+        // All but Start, which was encoded at the outset, fit their frames.
+        let _ = message.encode(self.out.tail());
+    }
+
+    // --- the operator's side ---
+
+    fn read_signals(&mut self) {
+        while let Some(number) = self.signals.next() {
+            match Signal::try_from(i32::from(number)) {
+                Ok(Signal::SIGWINCH) => {
+                    if let Some(size) = (self.window_size)() {
+                        self.tell(&Message::Resize(size));
+                    }
+                }
+                Ok(Signal::SIGINT | Signal::SIGTERM) => self.asked_to_end(number),
+                Ok(_) => self.tell(&Message::Signal { number }),
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn asked_to_end(&mut self, number: u8) {
+        let running = self.started && self.verdict.is_none() && self.agent_alive;
+        if running && !self.asked_to_end {
+            self.asked_to_end = true;
+            self.tell(&Message::Signal { number });
+            return;
+        }
+        self.verdict
+            .get_or_insert(Ok(How::Killed { signal: number }));
+        for output in &mut self.outputs {
+            output.abandon();
+        }
+        if self.stage != Stage::Over && self.stage != Stage::Stop {
+            self.stop();
+        }
+    }
+
+    fn read_input(&mut self) {
+        let Some(input) = &mut self.input else {
+            return;
+        };
+        let stream = input.stream;
+        match input.read(&mut self.scratch) {
+            None => {}
+            Some(0) => {
+                self.input = None;
+                self.tell(&Message::Eof { stream });
+            }
+            Some(n) => {
+                let bytes = self.scratch.get(..n).unwrap_or_default();
+                let _ = Message::Data { stream, bytes }.encode(self.out.tail());
+            }
+        }
+    }
+
+    fn write_output(&mut self, i: usize) {
+        let Some(output) = self.outputs.get_mut(i) else {
+            return;
+        };
+        let stream = output.stream;
+        match output.write() {
+            Written::Some(None) => {}
+            Written::Some(Some(bytes)) => self.tell(&Message::Credit { stream, bytes }),
+            Written::Broken(error) => {
+                if self.unwritten.is_none() {
+                    self.unwritten = error;
+                }
+                self.tell(&Message::Broken { stream });
+            }
+        }
+    }
+
+    // --- the machine's side ---
+
+    fn hear_machine(&mut self) {
+        let report = match self.machine.recv() {
+            Ok(Some(report)) => report,
+            Ok(None) | Err(_) => {
+                self.machine_alive = false;
+                self.hear_last_words();
+                self.verdict.get_or_insert(Err(SessionError::MachineLost));
+                self.add_console();
+                return self.enter(Stage::Over, None);
+            }
+        };
+        (self.on_event)(Event::Report(report.clone()));
+        match report {
+            Report::Mark { .. } | Report::Note { .. } => {}
+            Report::Console { tail } => {
+                self.console = tail;
+                if self.stage == Stage::Console {
+                    self.stop();
+                }
+            }
+            Report::Panicked { message } => {
+                let console = String::new();
+                self.fail(SessionError::Panicked { message, console });
+            }
+            Report::Ended(end) => {
+                self.hear_last_words();
+                self.end = Some(end.clone());
+                let console = String::new();
+                self.verdict
+                    .get_or_insert(Err(SessionError::Ended { end, console }));
+                self.add_console();
+                self.enter(Stage::Over, None);
+            }
+        }
+    }
+
+    /// What the agent said before the machine ended may still be on its way.
+    fn hear_last_words(&mut self) {
+        while self.agent_alive && self.receive() {}
+    }
+
+    fn add_console(&mut self) {
+        if let Some(Err(
+            SessionError::NoAgent { console, .. }
+            | SessionError::Ended { console, .. }
+            | SessionError::Panicked { console, .. }
+            | SessionError::AgentLost { console },
+        )) = &mut self.verdict
+        {
+            *console = std::mem::take(&mut self.console);
+        }
+    }
+
+    // --- the agent's side ---
+
+    fn flush(&mut self) {
+        while self.agent_alive && !self.out.is_empty() {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match send(self.agent.as_raw_fd(), self.out.peek(), flags) {
+                Ok(n) => self.out.consume(n),
+                Err(Errno::EAGAIN) => return,
+                Err(Errno::EINTR) => {}
+                Err(_) => {
+                    // Its last words may still be there to be read.
+                    self.hear_last_words();
+                    self.lose_agent();
+                }
+            }
+        }
+    }
+
+    fn hear_agent(&mut self) {
+        self.receive();
+    }
+
+    fn lose_agent(&mut self) {
+        self.agent_alive = false;
+        self.out.clear();
+        if self.verdict.is_none() && matches!(self.stage, Stage::Boot | Stage::Run) {
+            self.enter(Stage::Lost, Some(PATIENCE));
+        }
+    }
+
+    /// Reads the connection once and acts on each whole message. False if nothing came.
+    fn receive(&mut self) -> bool {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let more = match recv(
+            self.agent.as_raw_fd(),
+            decoder.space(),
+            MsgFlags::MSG_DONTWAIT,
+        ) {
+            Ok(0) => {
+                self.lose_agent();
+                false
+            }
+            Ok(n) => {
+                decoder.filled(n);
+                if let Err(error) = self.obey_all(&mut decoder) {
+                    self.agent_alive = false;
+                    self.fail(error);
+                }
+                true
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(_) => {
+                self.lose_agent();
+                false
+            }
+        };
+        self.decoder = decoder;
+        more
+    }
+
+    fn obey_all(&mut self, decoder: &mut Decoder) -> Result<(), SessionError> {
+        while let Some(message) = decoder.take().map_err(SessionError::Protocol)? {
+            self.obey(message)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, message: Message<'_>) -> Result<(), SessionError> {
+        let broken = SessionError::Protocol;
+        match message {
+            Message::Hello(hello) if !self.greeting.is_empty() => {
+                if hello.version != VERSION {
+                    return Err(SessionError::Version(hello.version));
+                }
+                (self.on_event)(Event::AgentUp(hello));
+                self.out.push(&std::mem::take(&mut self.greeting));
+                if self.stage == Stage::Boot {
+                    self.enter(Stage::Run, None);
+                }
+            }
+            // Anything before the greeting is out of order.
+            _ if !self.greeting.is_empty() => return Err(broken(Malformed::Order)),
+            Message::Started { pid } if !self.started => {
+                self.started = true;
+                (self.on_event)(Event::Started { pid });
+            }
+            Message::Failed(failure) if !self.started => {
+                self.conclude(Err(SessionError::Command(failure)));
+                self.shut_down();
+            }
+            Message::Data { stream, bytes } => {
+                self.output(stream)?.accept(bytes).map_err(broken)?;
+            }
+            Message::Eof { stream } => self.output(stream)?.end(),
+            Message::Credit { stream, bytes } => {
+                if let Some(input) = self.input.as_mut().filter(|i| i.stream == stream) {
+                    input.window.grant(bytes).map_err(broken)?;
+                }
+            }
+            Message::Broken { stream } => {
+                self.input = self.input.take().filter(|input| input.stream != stream);
+            }
+            Message::Exited(exit) if self.started => {
+                (self.on_event)(Event::Exited(exit));
+                self.input = None;
+                self.conclude(Ok(How::Exited(exit)));
+                if self.wants_kernel_log {
+                    self.enter(Stage::Shutdown, Some(self.limits.shutdown));
+                } else {
+                    self.shut_down();
+                }
+            }
+            Message::KernelLog { records, last } if self.wants_kernel_log => {
+                self.kernel_log += records.iter().map(|r| r.text.len() + 16).sum::<usize>();
+                if self.kernel_log <= MAX_KERNEL_LOG {
+                    (self.on_event)(Event::KernelLog(records));
+                }
+                if last || self.kernel_log > MAX_KERNEL_LOG {
+                    self.wants_kernel_log = false;
+                    self.shut_down();
+                }
+            }
+            _ => return Err(broken(Malformed::Order)),
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, stream: Stream) -> Result<&mut Output, SessionError> {
+        self.outputs
+            .iter_mut()
+            .find(|output| output.stream == stream)
+            .ok_or(SessionError::Protocol(Malformed::Order))
+    }
+
+    fn conclude(&mut self, verdict: Result<How, SessionError>) {
+        self.verdict.get_or_insert(verdict);
+    }
+
+    fn shut_down(&mut self) {
+        self.tell(&Message::Shutdown);
+        if matches!(self.stage, Stage::Run | Stage::Shutdown) {
+            self.enter(Stage::Shutdown, Some(self.limits.shutdown));
+        }
+    }
+}

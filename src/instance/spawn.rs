@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts the process that runs a guest: this program again, as `husk vmm`, in namespaces
+//! of its own, with the descriptors its configuration names and no others.
+
+use crate::config::{Console, VmConfig};
+use crate::control::{MAX_MESSAGE, Report, Request};
+use crate::sys::namespaces::{self, Birth};
+use crate::sys::seqpacket::SeqPacket;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error("this program cannot be opened to be started again")]
+    Program(#[source] io::Error),
+    #[error("the machine's process cannot be started in namespaces of its own")]
+    Namespaces(#[source] io::Error),
+    #[error("the machine's process cannot be started")]
+    Process(#[source] io::Error),
+    #[error("the machine's process does not take its configuration")]
+    Configuration(#[source] io::Error),
+}
+
+/// The process of a machine. Dropping it leaves the machine to the end of its control
+/// socket, which ends it.
+#[derive(Debug)]
+pub struct Spawned {
+    pub control: Control,
+    pub pidfd: OwnedFd,
+    pub pid: i32,
+}
+
+/// This side of a machine's control socket.
+#[derive(Debug)]
+pub struct Control(SeqPacket);
+
+impl Control {
+    pub fn send(&self, request: &Request) -> io::Result<()> {
+        self.0.send(&serde_json::to_vec(request)?)
+    }
+
+    /// Waits for the next report; `None` when the machine's process is gone.
+    pub fn recv(&self) -> io::Result<Option<Report>> {
+        let message = self.0.recv(MAX_MESSAGE)?;
+        Ok(message
+            .map(|bytes| serde_json::from_slice(&bytes))
+            .transpose()?)
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Spawned {
+    /// Waits for the process to be gone and reaps it; returns its exit code, or 128 plus the
+    /// signal that killed it.
+    pub fn wait(&self) -> io::Result<i32> {
+        loop {
+            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+/// Starts the machine `config` describes. Every descriptor it names must be open in this
+/// process, under that number, until this returns.
+pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
+    let program = open(
+        "/proc/self/exe",
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| SpawnError::Program(errno.into()))?;
+    let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
+    let number = theirs.as_fd().as_raw_fd();
+    let arguments: Vec<CString> = ["husk", "vmm", "--control", &number.to_string()]
+        .into_iter()
+        .filter_map(|argument| CString::new(argument).ok())
+        .collect();
+    let mut keep = descriptors(config);
+    keep.push(number);
+    let child = namespaces::spawn(&Birth {
+        program: &program,
+        arguments: &arguments,
+        keep: &keep,
+        namespaces: config.jail,
+    })
+    .map_err(|error| {
+        if config.jail {
+            SpawnError::Namespaces(error)
+        } else {
+            SpawnError::Process(error)
+        }
+    })?;
+    drop(theirs);
+    let text = serde_json::to_vec(config).map_err(|error| SpawnError::Process(error.into()))?;
+    ours.send(&text).map_err(SpawnError::Configuration)?;
+    Ok(Spawned {
+        control: Control(ours),
+        pidfd: child.pidfd,
+        pid: child.pid,
+    })
+}
+
+/// Every descriptor of the configuration, and nothing else, is the machine's.
+fn descriptors(config: &VmConfig) -> Vec<RawFd> {
+    let mut list = vec![config.kvm, config.boot.kernel.fd];
+    list.extend(config.boot.initrd.iter().map(|file| file.fd));
+    list.extend(config.drives.iter().map(|drive| drive.file.fd));
+    if let Some(vsock) = &config.vsock {
+        list.extend(vsock.host_ports.iter().map(|port| port.fd));
+    }
+    if let Console::Stdio { input, output } = &config.console {
+        list.extend(input);
+        list.push(*output);
+    }
+    list
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Landlock with not one rule: every right this kernel can restrict is denied
+//! (Documentation/userspace-api/landlock.rst).
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
+    RulesetStatus, Scope,
+};
+use std::io;
+
+/// A kernel without Landlock, or with an old one, restricts what it can: the empty root and
+/// the network namespace stand without it. `husk doctor` says which it is.
+pub fn deny_all() -> io::Result<()> {
+    let abi = ABI::V6;
+    let denied = || -> Result<RulesetStatus, landlock::RulesetError> {
+        let status = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .scope(Scope::from_all(abi))?
+            .create()?
+            .restrict_self()?;
+        Ok(status.ruleset)
+    };
+    denied().map(|_| ()).map_err(io::Error::other)
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One vCPU and the exits a machine acts on. Owned by its `vcpu-N` thread once it runs.
+
+use super::failure::{self, InstructionBytes};
+use super::{KvmError, Naming as _};
+use kvm_bindings::{CpuId, Msrs, kvm_lapic_state, kvm_regs, kvm_sregs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+/// Why the guest stopped running, with what is needed to answer.
+#[derive(Debug)]
+pub enum Exit<'a> {
+    /// KVM batches `rep ins` into one exit of several accesses; `out` it never batches.
+    PortRead(u16, &'a mut [u8]),
+    PortWrite(u16, &'a [u8]),
+    MmioRead(u64, &'a mut [u8]),
+    MmioWrite(u64, &'a [u8]),
+    /// The guest's processor shut down: a triple fault.
+    Shutdown,
+    /// KVM could not emulate an instruction.
+    Emulation,
+    /// Nothing to answer: a signal, or a moment KVM asks to be run again.
+    Again,
+    /// The processor refuses this state, for the hardware's reason.
+    Refused(u64),
+    Unknown(String),
+}
+
+pub struct Vcpu {
+    index: u32,
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    pub(super) fn new(index: u32, fd: VcpuFd) -> Self {
+        Self { index, fd }
+    }
+
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// For instruction completion, which reads and writes all of a stopped vCPU.
+    pub fn fd_mut(&mut self) -> &mut VcpuFd {
+        &mut self.fd
+    }
+
+    /// The instruction KVM gave up at, after `Exit::Emulation`; `None` if that exit was for
+    /// another reason.
+    pub fn emulation_failure(&mut self) -> Option<InstructionBytes> {
+        failure::emulation_failure(self.fd.get_kvm_run())
+    }
+
+    /// Runs the guest until it needs something.
+    pub fn run(&mut self) -> Result<Exit<'_>, KvmError> {
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {
+                return Ok(Exit::Again);
+            }
+            Err(error) => return Err(error).named("KVM_RUN"),
+        };
+        Ok(match exit {
+            VcpuExit::IoIn(port, data) => Exit::PortRead(port, data),
+            VcpuExit::IoOut(port, data) => Exit::PortWrite(port, data),
+            VcpuExit::MmioRead(address, data) => Exit::MmioRead(address, data),
+            VcpuExit::MmioWrite(address, data) => Exit::MmioWrite(address, data),
+            VcpuExit::Shutdown => Exit::Shutdown,
+            VcpuExit::InternalError => Exit::Emulation,
+            VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::Hlt => Exit::Again,
+            VcpuExit::FailEntry(reason, _) => Exit::Refused(reason),
+            other => Exit::Unknown(format!("{other:?}")),
+        })
+    }
+
+    pub fn set_cpuid(&self, cpuid: &CpuId) -> Result<(), KvmError> {
+        self.fd.set_cpuid2(cpuid).named("KVM_SET_CPUID2")
+    }
+
+    /// Sets every register of the list, or says which one KVM does not know.
+    pub fn set_msrs(&self, msrs: &Msrs) -> Result<(), KvmError> {
+        let wanted = msrs.as_slice().len();
+        let set = self.fd.set_msrs(msrs).named("KVM_SET_MSRS")?;
+        if set < wanted {
+            return Err(kvm_ioctls::Error::new(libc::EINVAL)).named("KVM_SET_MSRS");
+        }
+        Ok(())
+    }
+
+    pub fn regs(&self) -> Result<kvm_regs, KvmError> {
+        self.fd.get_regs().named("KVM_GET_REGS")
+    }
+
+    pub fn set_regs(&self, regs: &kvm_regs) -> Result<(), KvmError> {
+        self.fd.set_regs(regs).named("KVM_SET_REGS")
+    }
+
+    pub fn sregs(&self) -> Result<kvm_sregs, KvmError> {
+        self.fd.get_sregs().named("KVM_GET_SREGS")
+    }
+
+    pub fn set_sregs(&self, sregs: &kvm_sregs) -> Result<(), KvmError> {
+        self.fd.set_sregs(sregs).named("KVM_SET_SREGS")
+    }
+
+    pub fn lapic(&self) -> Result<kvm_lapic_state, KvmError> {
+        self.fd.get_lapic().named("KVM_GET_LAPIC")
+    }
+
+    pub fn set_lapic(&self, lapic: &kvm_lapic_state) -> Result<(), KvmError> {
+        self.fd.set_lapic(lapic).named("KVM_SET_LAPIC")
+    }
+}

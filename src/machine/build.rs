@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Puts a machine together: memory, kernel, devices on their buses, vCPUs. Runs on the
+//! `vmm` thread, inside the jail, before any guest instruction.
+
+use super::Machine;
+use super::marks::Marks;
+use super::outcome::Outcome;
+use super::vcpu::{self, Core};
+use super::wiring::Wiring;
+use crate::arch::boot::Entry;
+use crate::arch::host::{self, HostKind};
+use crate::arch::{self, completion, cpuid, layout, mptable};
+use crate::boot::{self, BootError};
+use crate::bus::Overlap;
+use crate::config::VmConfig;
+use crate::devices::console_log::{ConsoleLog, PanicHook};
+use crate::devices::vsock::HostPort;
+use crate::kvm::xsave::XsaveError;
+use crate::kvm::{CreateVm, KvmError, Vm};
+use crate::memory::{self, GuestRam, MapError};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    Memory(#[from] MapError),
+    #[error(transparent)]
+    Create(#[from] CreateVm),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    #[error("{wanted} CPUs are more than this host's KVM runs in one machine ({most})")]
+    Cpus { wanted: u32, most: usize },
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error("device {name} cannot be made")]
+    Device {
+        name: &'static str,
+        source: io::Error,
+    },
+    #[error("there are more devices than interrupt lines")]
+    Lines,
+    #[error(transparent)]
+    Layout(#[from] Overlap),
+    #[error(transparent)]
+    Xsave(#[from] XsaveError),
+    #[error(transparent)]
+    MpTable(#[from] mptable::MpTableError),
+}
+
+/// Everything of the host the machine uses, open.
+pub struct Parts {
+    pub kvm: OwnedFd,
+    pub boot: boot::Files,
+    pub drives: Vec<File>,
+    /// Streams the guest may connect to, by port of the host.
+    pub vsock: Vec<HostPort>,
+    pub console: Console,
+}
+
+/// Where the guest's consoles lead; neither set, they end in the log.
+#[derive(Default)]
+pub struct Console {
+    pub input: Option<OwnedFd>,
+    pub output: Option<OwnedFd>,
+}
+
+/// Builds the machine. `on_panic` is called once, on whichever thread sees it, with the
+/// line in which the guest's kernel says that it panicked.
+pub fn build(
+    config: &VmConfig,
+    parts: Parts,
+    outcome: &Arc<Outcome>,
+    marks: &Arc<Marks>,
+    on_panic: PanicHook,
+) -> Result<Machine, BuildError> {
+    let host = host::kind();
+    let ram = Arc::new(memory::anonymous(config.memory, &layout::HOLE)?);
+    marks.mark("memory mapped");
+    let vm = create_vm(config, parts.kvm, &ram, marks)?;
+
+    let log = ConsoleLog::new(Some(on_panic));
+    let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
+    wiring.add_reset(outcome)?;
+    let serial = wiring.add_serial(parts.console, &log)?;
+    wiring.add_virtio(config, parts.drives, parts.vsock)?;
+    let (board, mut words) = wiring.finish();
+    marks.mark("devices made");
+
+    words.extend(host.kernel_words().iter().map(|word| (*word).to_owned()));
+    let mut mark = |name| marks.mark(name);
+    let entry = boot::load(&ram, &config.boot, parts.boot, &words, &mut mark)?;
+    let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
+    mptable::write(&ram, cpus)?;
+    marks.mark("tables written");
+
+    let vcpus = vcpus(&vm, cpus, host, entry)?;
+    marks.mark("vCPUs made");
+    Ok(Machine {
+        vm,
+        vcpus,
+        shared: Arc::new(vcpu::Shared {
+            ports: board.ports.freeze(),
+            mmio: board.mmio.freeze(),
+            ram,
+            outcome: Arc::clone(outcome),
+            marks: Arc::clone(marks),
+            assisted: host.interprets_ring0(),
+        }),
+        sources: board.sources,
+        serial,
+        log,
+    })
+}
+
+fn create_vm(
+    config: &VmConfig,
+    kvm: OwnedFd,
+    ram: &Arc<GuestRam>,
+    marks: &Marks,
+) -> Result<Vm, BuildError> {
+    let vm = Vm::new(kvm, Arc::clone(ram))?;
+    marks.mark("VM made");
+    let most = vm.max_vcpus();
+    if usize::try_from(config.cpus).map_or(true, |wanted| wanted > most) {
+        return Err(BuildError::Cpus {
+            wanted: config.cpus,
+            most,
+        });
+    }
+    vm.create_irqchip()?;
+    if config.pit {
+        vm.create_pit()?;
+    }
+    marks.mark("interrupt controllers made");
+    Ok(vm)
+}
+
+fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, BuildError> {
+    let supported = vm.supported_cpuid()?;
+    let mut vcpus = Vec::with_capacity(cpus.into());
+    for index in 0..cpus {
+        let mut vcpu = vm.create_vcpu(index.into())?;
+        if host.interprets_ring0() {
+            completion::share_registers(vm.fd(), vcpu.fd_mut());
+        }
+        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, host))?;
+        arch::vcpu::prepare(&vcpu)?;
+        if index == 0 {
+            arch::vcpu::enter(&vcpu, entry)?;
+        }
+        let xsave = vm.xsave_buffer()?;
+        vcpus.push(Core { vcpu, xsave });
+    }
+    Ok(vcpus)
+}

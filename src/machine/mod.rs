@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One virtual machine: built on the `vmm` thread, run by its vCPU threads, served by the
+//! event loop.
+
+mod build;
+mod marks;
+mod outcome;
+mod vcpu;
+mod wiring;
+
+pub use build::{BuildError, Console, Parts, build};
+pub use marks::Marks;
+pub use outcome::Outcome;
+
+use crate::control::End;
+use crate::devices::console_log::ConsoleLog;
+use crate::devices::serial::Serial;
+use crate::events::Source;
+use crate::kvm::Vm;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Built, and not yet running.
+pub struct Machine {
+    vm: Vm,
+    vcpus: Vec<vcpu::Core>,
+    shared: Arc<vcpu::Shared>,
+    sources: Vec<Arc<dyn Source>>,
+    serial: Arc<Serial>,
+    log: Arc<ConsoleLog>,
+}
+
+/// Its vCPUs run. They stop with the process: nothing a guest does can hold it.
+pub struct Running {
+    _vm: Vm,
+    _threads: Vec<JoinHandle<()>>,
+    shared: Arc<vcpu::Shared>,
+    serial: Arc<Serial>,
+    log: Arc<ConsoleLog>,
+}
+
+impl Machine {
+    /// What the event loop must watch, from before the first instruction on.
+    pub fn sources(&self) -> &[Arc<dyn Source>] {
+        &self.sources
+    }
+
+    /// Starts every vCPU; the first one enters the kernel, the others wait for it.
+    pub fn start(self) -> io::Result<Running> {
+        let threads = self
+            .vcpus
+            .into_iter()
+            .map(|core| vcpu::spawn(core, Arc::clone(&self.shared)))
+            .collect::<io::Result<_>>()?;
+        Ok(Running {
+            _vm: self.vm,
+            _threads: threads,
+            shared: self.shared,
+            serial: self.serial,
+            log: self.log,
+        })
+    }
+}
+
+impl Running {
+    /// How it ended, if it has.
+    pub fn end(&self) -> Option<End> {
+        self.shared.outcome.end()
+    }
+
+    /// The console's last lines.
+    pub fn console_tail(&self, lines: usize) -> String {
+        self.log.tail(lines).join("\n")
+    }
+
+    /// Writes out what the guest's consoles still hold.
+    pub fn flush(&self) {
+        self.serial.flush();
+    }
+}

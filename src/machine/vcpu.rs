@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The exit loop of a `vcpu-N` thread: the guest stops, one match answers, it runs on.
+
+use super::marks::Marks;
+use super::outcome::Outcome;
+use crate::arch::assist;
+use crate::arch::completion::{self, Cpu as _, CpuError, VcpuState};
+use crate::bus::Bus;
+use crate::control::End;
+use crate::kvm::xsave::XsaveBuffer;
+use crate::kvm::{Exit, KvmError, Vcpu};
+use crate::memory::GuestRam;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// What all vCPU threads of a machine share.
+pub struct Shared {
+    pub ports: Bus,
+    pub mmio: Bus,
+    pub ram: Arc<GuestRam>,
+    pub outcome: Arc<Outcome>,
+    pub marks: Arc<Marks>,
+    /// Ring 0 of this guest is interpreted: help it along.
+    pub assisted: bool,
+}
+
+/// A vCPU with the scratch space completion needs.
+pub struct Core {
+    pub vcpu: Vcpu,
+    pub xsave: XsaveBuffer,
+}
+
+/// Starts the thread. It ends with the machine, after which the process does.
+pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(format!("vcpu-{}", core.vcpu.index()))
+        .spawn(move || {
+            if core.vcpu.index() == 0 {
+                shared.marks.mark("first guest instruction");
+            }
+            let end = run(&mut core, &shared);
+            shared.outcome.tell(end);
+        })
+}
+
+/// What follows an exit, once nothing of it is borrowed any more.
+enum Next {
+    Run,
+    Assist,
+    Complete,
+    TripleFault,
+}
+
+fn run(core: &mut Core, shared: &Shared) -> End {
+    loop {
+        let next = match core.vcpu.run() {
+            Ok(Exit::PortWrite(assist::PORT, [_])) if shared.assisted => Next::Assist,
+            Ok(Exit::PortWrite(port, data)) => {
+                shared.ports.write(port.into(), data);
+                Next::Run
+            }
+            Ok(Exit::PortRead(port, data)) => {
+                read_ports(&shared.ports, port, data);
+                Next::Run
+            }
+            Ok(Exit::MmioRead(address, data)) => {
+                shared.mmio.read(address, data);
+                Next::Run
+            }
+            Ok(Exit::MmioWrite(address, data)) => {
+                shared.mmio.write(address, data);
+                Next::Run
+            }
+            Ok(Exit::Again) => Next::Run,
+            Ok(Exit::Shutdown) => Next::TripleFault,
+            Ok(Exit::Emulation) => Next::Complete,
+            Ok(Exit::Refused(reason)) => {
+                return failed(format!(
+                    "the processor refuses the guest's state: {reason:#x}"
+                ));
+            }
+            Ok(Exit::Unknown(exit)) => return failed(format!("KVM gave up: {exit}")),
+            Err(error) => return error_end(&error),
+        };
+        if let Some(end) = follow(next, core, shared) {
+            return end;
+        }
+        // A device may have ended the machine, on this very exit.
+        if let Some(end) = shared.outcome.end() {
+            return end;
+        }
+    }
+}
+
+fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {
+    match next {
+        Next::Run => None,
+        Next::Assist => assist(core, &shared.ram)
+            .err()
+            .map(|error| failed(format!("{error}: {}", error.source))),
+        Next::Complete => complete(core, &shared.ram),
+        Next::TripleFault => Some(match core.vcpu.regs() {
+            Ok(regs) => End::TripleFault { rip: regs.rip },
+            Err(error) => error_end(&error),
+        }),
+    }
+}
+
+/// `rep ins` brings several accesses at once; all our devices answer byte by byte there.
+fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
+    if matches!(data.len(), 1 | 2 | 4) {
+        ports.read(port.into(), data);
+    } else {
+        for byte in data.chunks_mut(1) {
+            ports.read(port.into(), byte);
+        }
+    }
+}
+
+fn assist(core: &mut Core, ram: &GuestRam) -> Result<(), CpuError> {
+    let mut state = VcpuState::new(core.vcpu.fd_mut(), &mut core.xsave);
+    let mut regs = state.regs()?;
+    assist::perform(&mut regs, ram);
+    state.set_regs(&regs)
+}
+
+fn complete(core: &mut Core, ram: &GuestRam) -> Option<End> {
+    let Some(bytes) = core.vcpu.emulation_failure() else {
+        return Some(failed("KVM has an internal error".to_owned()));
+    };
+    let mut state = VcpuState::new(core.vcpu.fd_mut(), &mut core.xsave);
+    match completion::complete(&mut state, ram, bytes.as_slice()) {
+        Ok(_) => None,
+        Err(unhandled) => Some(End::Unhandled {
+            message: unhandled.to_string(),
+        }),
+    }
+}
+
+fn error_end(error: &KvmError) -> End {
+    failed(format!("{error}: {}", error.source))
+}
+
+fn failed(message: String) -> End {
+    End::Failed { message }
+}

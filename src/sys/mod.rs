@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! System calls no crate wraps well, each behind a safe function.
+
+pub mod child;
+pub mod clock;
+pub mod descriptors;
+pub mod namespaces;
+pub mod probe;
+pub mod seqpacket;
+pub mod tty;

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A pair of `SOCK_SEQPACKET` Unix sockets: whole messages, and an end that is seen.
+//!
+//! A message may be longer than a datagram is allowed to be only up to the socket's
+//! buffer; every message here is below 64 KiB.
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// One end.
+#[derive(Debug)]
+pub struct SeqPacket(OwnedFd);
+
+impl SeqPacket {
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        Ok((Self(a), Self(b)))
+    }
+
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one message, waiting for room in the socket's buffer.
+    pub fn send(&self, message: &[u8]) -> io::Result<()> {
+        loop {
+            match send(self.0.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Waits for a message of at most `limit` bytes; `None` at the end of the socket.
+    /// A longer message is an error, not a truncated value.
+    pub fn recv(&self, limit: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0; limit + 1];
+        let length = loop {
+            match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => break length,
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => break 0,
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if length > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a control message is too long",
+            ));
+        }
+        buffer.truncate(length);
+        Ok((length > 0).then_some(buffer))
+    }
+}
+
+impl AsFd for SeqPacket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_borders_and_the_end_is_seen() {
+        let (a, b) = SeqPacket::pair().expect("a socket pair");
+        a.send(b"one").expect("room");
+        a.send(b"three").expect("room");
+        assert_eq!(b.recv(16).expect("open").as_deref(), Some(&b"one"[..]));
+        assert!(b.recv(4).is_err(), "a longer message is not cut short");
+        drop(a);
+        assert_eq!(b.recv(16).expect("an orderly end"), None);
+    }
+}

@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A virtqueue: takes chains of buffers from the driver and gives them back used.
+//!
+//! Event thread only. The rings (indices, fences, event index) are `virtio_queue::Queue`;
+//! walking a chain is done here, because that crate ends a malformed chain silently and
+//! keeps its buffers to itself: a device must know that a chain is bad, and reads and
+//! writes files straight from guest memory. Every descriptor is read once, so a driver
+//! that changes it meanwhile gains nothing.
+
+use super::fault::GuestFault;
+use crate::memory::GuestRam;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{Queue as Ring, QueueOwnedT as _, QueueState, QueueT as _};
+use vm_memory::guest_memory::GuestMemory as _;
+use vm_memory::{Bytes as _, GuestAddress, Permissions, VolatileSlice};
+
+/// The most bytes one chain may describe. Stops a guest from keeping the event thread
+/// busy, and all its other devices waiting, with one request.
+pub const MAX_CHAIN_BYTES: usize = 16 << 20;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT, section 2.7.6.
+const NO_INTERRUPT: u16 = 1;
+const DESCRIPTOR_SIZE: u64 = 16;
+
+/// Where a driver placed a queue; as untrusted as everything the driver says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    pub size: u16,
+    pub descriptors: u64,
+    pub available: u64,
+    pub used: u64,
+}
+
+/// One queue, which may not be set up yet.
+#[derive(Debug, Default)]
+pub struct Queue {
+    ring: Option<Ring>,
+    added: bool,
+}
+
+impl Queue {
+    /// Sets the queue up where the driver asks, or fails if it cannot lie there.
+    pub fn place(
+        &mut self,
+        at: Placement,
+        max_size: u16,
+        event_idx: bool,
+        memory: &GuestRam,
+    ) -> Option<()> {
+        let state = QueueState {
+            max_size,
+            next_avail: 0,
+            next_used: 0,
+            event_idx_enabled: event_idx,
+            size: at.size,
+            ready: true,
+            desc_table: at.descriptors,
+            avail_ring: at.available,
+            used_ring: at.used,
+        };
+        let ring = Ring::try_from(state).ok()?;
+        // The crate takes a ring at address zero for one that was never set up.
+        (at.available != 0 && ring.is_valid(memory)).then_some(())?;
+        *self = Self {
+            ring: Some(ring),
+            added: false,
+        };
+        Some(())
+    }
+
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ring.is_some()
+    }
+
+    /// The next chain, if the driver has offered one. `Err` carries the head of a chain
+    /// that is malformed but can be given back, or none if the ring itself is broken.
+    pub fn pop<'m>(
+        &mut self,
+        memory: &'m GuestRam,
+    ) -> Result<Option<Chain<'m>>, (GuestFault, Option<u16>)> {
+        let Some(ring) = &mut self.ring else {
+            return Ok(None);
+        };
+        let head = match ring.iter(memory) {
+            Ok(mut heads) => heads.next().map(|chain| chain.head_index()),
+            Err(_) => return Err((GuestFault::AvailIndex, None)),
+        };
+        let Some(head) = head else { return Ok(None) };
+        if head >= ring.size() {
+            // There is no way to give such a chain back, so the ring is of no more use.
+            return Err((GuestFault::AvailIndex, None));
+        }
+        Chain::walk(memory, ring.desc_table(), ring.size(), head)
+            .map(Some)
+            .map_err(|fault| (fault, Some(head)))
+    }
+
+    /// Undoes the last `pop`: the same chain comes again.
+    pub fn unpop(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.go_to_previous_position();
+        }
+    }
+
+    /// Gives a chain back, `written` bytes of it filled.
+    pub fn put(&mut self, memory: &GuestRam, head: u16, written: u32) {
+        if let Some(ring) = &mut self.ring {
+            // Head and ring were both checked: this cannot fail.
+            self.added |= ring.add_used(memory, head, written).is_ok();
+        }
+    }
+
+    /// Whether the driver wants to hear of the chains put since the last call.
+    pub fn needs_interrupt(&mut self, memory: &GuestRam) -> bool {
+        let Some(ring) = &mut self.ring else {
+            return false;
+        };
+        if !std::mem::take(&mut self.added) {
+            return false;
+        }
+        // Has the fence that puts our index before our look at the driver's wish.
+        let wanted = ring.needs_notification(memory).unwrap_or(true);
+        if ring.event_idx_enabled() {
+            return wanted;
+        }
+        let flags = memory.load::<u16>(GuestAddress(ring.avail_ring()), Ordering::Relaxed);
+        flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
+    }
+
+    /// Asks the driver not to kick while we look anyway.
+    pub fn mute(&mut self, memory: &GuestRam) {
+        if let Some(ring) = &mut self.ring {
+            let _ = ring.disable_notification(memory);
+        }
+    }
+
+    /// Asks the driver to kick again. True if chains arrived in between: look once more.
+    pub fn unmute(&mut self, memory: &GuestRam) -> bool {
+        let ring = self.ring.as_mut();
+        ring.is_some_and(|ring| ring.enable_notification(memory).unwrap_or(false))
+    }
+}
+
+/// One request: the buffers the driver filled, then those it wants filled.
+#[derive(Debug)]
+pub struct Chain<'m> {
+    pub head: u16,
+    pub readable: Buffers<'m>,
+    pub writable: Buffers<'m>,
+}
+
+impl<'m> Chain<'m> {
+    fn walk(memory: &'m GuestRam, table: u64, size: u16, head: u16) -> Result<Self, GuestFault> {
+        let mut chain = Self {
+            head,
+            readable: Buffers::default(),
+            writable: Buffers::default(),
+        };
+        let (mut table, mut entries, mut index) = (table, size, head);
+        let (mut bytes, mut indirect) = (0usize, false);
+        // A chain may not be longer than its queue (section 2.7.5.3.1); one that loops is.
+        // The descriptor that refers to an indirect table does not count.
+        for _ in 0..=size {
+            let descriptor = read_descriptor(memory, table, entries, index)?;
+            if descriptor.refers_to_indirect_table() {
+                let count = descriptor.len() / 16;
+                if indirect || descriptor.has_next() || descriptor.len() % 16 != 0 {
+                    return Err(GuestFault::Indirect);
+                }
+                entries = u16::try_from(count).map_err(|_| GuestFault::Indirect)?;
+                (table, index, indirect) = (descriptor.addr().0, 0, true);
+                continue;
+            }
+            bytes = bytes.saturating_add(descriptor.len() as usize);
+            if bytes > MAX_CHAIN_BYTES {
+                return Err(GuestFault::ChainBytes);
+            }
+            chain.append(memory, &descriptor)?;
+            if !descriptor.has_next() {
+                return Ok(chain);
+            }
+            index = descriptor.next();
+        }
+        Err(GuestFault::ChainLength)
+    }
+
+    fn append(&mut self, memory: &'m GuestRam, descriptor: &Descriptor) -> Result<(), GuestFault> {
+        let buffers = if descriptor.is_write_only() {
+            &mut self.writable
+        } else if self.writable.is_empty() {
+            &mut self.readable
+        } else {
+            return Err(GuestFault::BufferOrder);
+        };
+        let outside = GuestFault::BufferRange(descriptor.addr().0, descriptor.len());
+        let slices = memory
+            .get_slices(
+                descriptor.addr(),
+                descriptor.len() as usize,
+                Permissions::ReadWrite,
+            )
+            .map_err(|_| outside)?;
+        for slice in slices {
+            buffers.push(slice.map_err(|_| outside)?);
+        }
+        Ok(())
+    }
+}
+
+fn read_descriptor(
+    memory: &GuestRam,
+    table: u64,
+    entries: u16,
+    index: u16,
+) -> Result<Descriptor, GuestFault> {
+    if index >= entries {
+        return Err(GuestFault::DescriptorIndex(index));
+    }
+    let address = table.checked_add(u64::from(index) * DESCRIPTOR_SIZE);
+    address
+        .and_then(|address| memory.read_obj(GuestAddress(address)).ok())
+        .ok_or(GuestFault::Indirect)
+}
+
+/// A run of guest buffers, consumed from the front.
+#[derive(Debug, Default)]
+pub struct Buffers<'m> {
+    slices: VecDeque<VolatileSlice<'m>>,
+    length: usize,
+}
+
+impl<'m> Buffers<'m> {
+    /// Bytes left.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn push(&mut self, slice: VolatileSlice<'m>) {
+        if !slice.is_empty() {
+            self.length += slice.len();
+            self.slices.push_back(slice);
+        }
+    }
+
+    /// The slices left, to read a file into or write one from; follow with `advance`.
+    pub fn slices(&mut self) -> &[VolatileSlice<'m>] {
+        self.slices.make_contiguous()
+    }
+
+    /// Takes the first `count` bytes off, or nothing if there are fewer.
+    pub fn split(&mut self, count: usize) -> Result<Self, GuestFault> {
+        if count > self.length {
+            return Err(GuestFault::TooShort);
+        }
+        let mut front = Self::default();
+        while front.length < count {
+            let slice = self.slices.pop_front().ok_or(GuestFault::TooShort)?;
+            let (taken, rest) = slice
+                .split_at(slice.len().min(count - front.length))
+                .map_err(|_| GuestFault::TooShort)?;
+            self.length -= slice.len();
+            front.push(taken);
+            if !rest.is_empty() {
+                self.length += rest.len();
+                self.slices.push_front(rest);
+            }
+        }
+        Ok(front)
+    }
+
+    /// Skips `count` bytes.
+    pub fn advance(&mut self, count: usize) -> Result<(), GuestFault> {
+        self.split(count).map(|_| ())
+    }
+
+    /// Copies bytes out of the guest, all that `data` holds or none.
+    pub fn read(&mut self, data: &mut [u8]) -> Result<(), GuestFault> {
+        let mut done = 0;
+        for slice in self.split(data.len())?.slices {
+            done += slice.copy_to(&mut data[done..]);
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the guest, all of `data` or none.
+    pub fn write(&mut self, data: &[u8]) -> Result<(), GuestFault> {
+        let mut done = 0;
+        for slice in self.split(data.len())?.slices {
+            slice.copy_from(&data[done..]);
+            done += slice.len();
+        }
+        Ok(())
+    }
+}

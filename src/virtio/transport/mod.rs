@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a driver finds and drives a device: the rules every transport shares (`core`) and
+//! the one transport there is (`mmio`).
+
+mod core;
+mod mmio;
+
+pub use mmio::{Milestone, Mmio, Observer, QUEUE_NOTIFY, SIZE};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The desk requests come in at, on the event thread. A starter that goes away takes its
+//! machine with it: the end of the socket is a request to stop.
+
+use super::send;
+use crate::control::{End, MAX_MESSAGE, Report, Request};
+use crate::events::{EventSet, Interest, Source, Token, Watch};
+use crate::machine::{Outcome, Running};
+use crate::sys::seqpacket::SeqPacket;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Lines of console in an answer.
+const TAIL_LINES: usize = 40;
+
+pub struct Desk {
+    socket: Arc<SeqPacket>,
+    outcome: Arc<Outcome>,
+    console_wanted: AtomicBool,
+}
+
+const SOCKET: Token = 0;
+const OUTCOME: Token = 1;
+
+impl Desk {
+    pub fn new(socket: Arc<SeqPacket>, outcome: Arc<Outcome>) -> Arc<Self> {
+        Arc::new(Self {
+            socket,
+            outcome,
+            console_wanted: AtomicBool::new(false),
+        })
+    }
+
+    /// Answers what was asked during the last turn of the loop.
+    pub fn answer(&self, running: &Running) {
+        if self.console_wanted.swap(false, Ordering::Relaxed) {
+            let tail = running.console_tail(TAIL_LINES);
+            let _ = send(&self.socket, &Report::Console { tail });
+        }
+    }
+
+    fn hear(&self, watch: &mut dyn Watch) {
+        let request = match self.socket.recv(MAX_MESSAGE) {
+            Ok(Some(text)) => serde_json::from_slice(&text).unwrap_or(Request::Stop),
+            Ok(None) | Err(_) => {
+                let _ = watch.remove(self.interest());
+                Request::Stop
+            }
+        };
+        match request {
+            Request::Stop => self.outcome.tell(End::Stopped),
+            Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
+        }
+    }
+
+    fn interest(&self) -> Interest {
+        Interest {
+            fd: self.socket.as_fd().as_raw_fd(),
+            token: SOCKET,
+            events: EventSet::IN,
+        }
+    }
+}
+
+impl Source for Desk {
+    fn fds(&self) -> Vec<Interest> {
+        // The outcome's descriptor only has to wake the loop, which looks at every turn.
+        vec![
+            self.interest(),
+            Interest {
+                fd: self.outcome.eventfd().as_raw_fd(),
+                token: OUTCOME,
+                events: EventSet::IN,
+            },
+        ]
+    }
+
+    fn ready(&self, token: Token, _events: EventSet, watch: &mut dyn Watch) {
+        if token == SOCKET {
+            self.hear(watch);
+        }
+    }
+}

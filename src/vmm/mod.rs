@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The process that runs one guest: takes its configuration, enters its jail, builds the
+//! machine, and serves it until its end. What it has to say goes to the process that
+//! started it, over the control socket.
+
+mod control;
+
+use crate::boot;
+use crate::config::{self, VmConfig};
+use crate::control::{End, MAX_MESSAGE, Report};
+use crate::devices::vsock::HostPort;
+use crate::events::{Loop, Source};
+use crate::jail::Plan;
+use crate::machine::{self, Console, Marks, Outcome, Parts};
+use crate::sys::descriptors::Inherited;
+use crate::sys::seqpacket::SeqPacket;
+use crate::telemetry;
+use control::Desk;
+use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Runs the guest described by the first message on descriptor `control`. Returns when the
+/// machine is at its end; the process must exit then, which is what stops its vCPUs.
+pub fn run(control: RawFd) -> u8 {
+    let mut inherited = Inherited::default();
+    let socket = match inherited.take(control) {
+        Ok(fd) => Arc::new(SeqPacket::from_fd(fd)),
+        Err(_) => {
+            eprintln!("husk: vmm: it is started by husk run, not by hand");
+            return 2;
+        }
+    };
+    tell_panics(&socket);
+    tell_lines(&socket);
+    let end = match serve(&socket, &mut inherited) {
+        Ok(end) => end,
+        Err(error) => End::Failed {
+            message: chain(&*error),
+        },
+    };
+    let code = u8::from(matches!(end, End::Failed { .. }));
+    // If nobody listens any more there is nobody to tell.
+    let _ = send(&socket, &Report::Ended(end));
+    code
+}
+
+/// Complaints about the guest go the same way, and are dropped where nobody takes them.
+fn tell_lines(socket: &Arc<SeqPacket>) {
+    let socket = Arc::clone(socket);
+    telemetry::listen(Box::new(move |line| {
+        let line = line.to_owned();
+        let _ = send(&socket, &Report::Note { line });
+    }));
+}
+
+/// The standard streams are /dev/null here: a fault of our own is told like any other end.
+fn tell_panics(socket: &Arc<SeqPacket>) {
+    let socket = Arc::clone(socket);
+    std::panic::set_hook(Box::new(move |info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed").to_owned();
+        let message = format!("husk has a fault, in thread {name}: {info}").replace('\n', " ");
+        let _ = send(&socket, &Report::Ended(End::Failed { message }));
+    }));
+}
+
+fn send(socket: &SeqPacket, report: &Report) -> io::Result<()> {
+    socket.send(&serde_json::to_vec(report)?)
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}
+
+fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<End, Box<dyn Error>> {
+    let Some(text) = socket.recv(MAX_MESSAGE)? else {
+        return Ok(End::Stopped);
+    };
+    let config: VmConfig = serde_json::from_slice(&text)?;
+    let marks = Arc::new(Marks::new(config.trace));
+    marks.mark("machine process up");
+    let parts = take_parts(&config, inherited)?;
+    Plan::new(config.jail).enter()?;
+    marks.mark("jail entered");
+
+    let outcome = Arc::new(Outcome::new()?);
+    let teller = Arc::clone(socket);
+    let on_panic = Box::new(move |message| {
+        let _ = send(&teller, &Report::Panicked { message });
+    });
+    let machine = machine::build(&config, parts, &outcome, &marks, on_panic)?;
+    let mut events = Loop::new()?;
+    for source in machine.sources() {
+        events.add(Arc::clone(source));
+    }
+    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome));
+    events.add(Arc::clone(&desk) as Arc<dyn Source>);
+    let running = machine.start()?;
+    report_marks(socket, &marks);
+
+    let end = loop {
+        if let Some(end) = running.end() {
+            break end;
+        }
+        events.turn(-1)?;
+        desk.answer(&running);
+        report_marks(socket, &marks);
+    };
+    running.flush();
+    marks.mark("machine ended");
+    report_marks(socket, &marks);
+    Ok(end)
+}
+
+fn report_marks(socket: &SeqPacket, marks: &Marks) {
+    for (name, at) in marks.take() {
+        let _ = send(socket, &Report::Mark { name, at });
+    }
+}
+
+/// Everything the configuration names was opened by the process that started this one.
+fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts> {
+    let mut file = |from: &config::HostFile| inherited.take(from.fd).map(File::from);
+    let kernel = file(&config.boot.kernel)?;
+    let initrd = config.boot.initrd.as_ref().map(&mut file).transpose()?;
+    let drives = config
+        .drives
+        .iter()
+        .map(|drive| file(&drive.file))
+        .collect::<io::Result<_>>()?;
+    let vsock = config.vsock.iter().flat_map(|vsock| &vsock.host_ports);
+    let vsock = vsock
+        .map(|port| {
+            Ok(HostPort {
+                port: port.port,
+                fd: inherited.take(port.fd)?,
+            })
+        })
+        .collect::<io::Result<_>>()?;
+    let console = match &config.console {
+        config::Console::Quiet => Console::default(),
+        config::Console::Stdio { input, output } => Console {
+            input: input.map(|fd| inherited.take(fd)).transpose()?,
+            output: Some(inherited.take(*output)?),
+        },
+    };
+    Ok(Parts {
+        kvm: inherited.take(config.kvm)?,
+        boot: boot::Files { kernel, initrd },
+        drives,
+        vsock,
+        console,
+    })
+}
