@@ -182,21 +182,14 @@ pub fn connect_vsock(cid: u32, port: u32) -> Result<Fd> {
     Ok(socket)
 }
 
-/// Waits until one of `fds` is ready; an interrupted wait is nobody ready.
-pub fn poll(fds: &mut [pollfd]) -> Result<()> {
-    let args = [
-        fds.as_mut_ptr().expose_provenance(),
-        fds.len(),
-        word(-1),
-        0,
-        0,
-        0,
-    ];
+/// Waits until one of `fds` is ready, at most `timeout` milliseconds (-1: as long as it
+/// takes). True if one is; an interrupted wait is nobody ready, but no silence either.
+pub fn poll(fds: &mut [pollfd], timeout: c_int) -> Result<bool> {
+    let pointer = fds.as_mut_ptr().expose_provenance();
+    let args = [pointer, fds.len(), word(timeout), 0, 0, 0];
     // SAFETY: the kernel reads and writes `len` entries of the slice.
-    match unsafe { call(libc::SYS_poll, args) } {
-        Err(errno) if !errno.is(libc::EINTR) => Err(errno),
-        _ => Ok(()),
-    }
+    let ready = unsafe { call(libc::SYS_poll, args) }?;
+    Ok(ready > 0)
 }
 
 /// A pipe: its reading end, its writing end.
