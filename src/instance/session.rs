@@ -14,8 +14,6 @@ mod tests;
 
 use crate::control::{End, Report, Request};
 use husk_protocol::{Exit, Failure, Hello, LogRecord, Malformed, Size, Start, VERSION};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -32,13 +30,6 @@ pub trait Machine: AsFd {
 pub trait Signals: AsFd {
     /// The number of the next one, without waiting.
     fn next(&self) -> Option<u8>;
-}
-
-impl Signals for SignalFd {
-    fn next(&self) -> Option<u8> {
-        let info = self.read_signal().ok().flatten()?;
-        u8::try_from(info.ssi_signo).ok()
-    }
 }
 
 /// Where the process's streams end on the host.
@@ -65,7 +56,7 @@ pub struct Session<'a> {
     pub start: Start,
     pub streams: Streams,
     pub machine: &'a dyn Machine,
-    /// Made by `watch_signals`.
+    /// Blocked for every thread of this process, so that they are seen here only.
     pub signals: &'a dyn Signals,
     pub limits: Limits,
     /// The terminal's size now, asked for when it changed.
@@ -181,30 +172,6 @@ fn command(failure: &Failure) -> String {
             format!("{message}: {}", reason.desc())
         }
     }
-}
-
-/// Signals that are for the guest's process; SIGWINCH is for its terminal.
-const FORWARDED: [Signal; 6] = [
-    Signal::SIGINT,
-    Signal::SIGTERM,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-];
-
-/// Blocks the signals a session forwards, for this thread and those it starts from now
-/// on, and returns where they are read instead. Processes started later inherit the
-/// block.
-pub fn watch_signals() -> io::Result<SignalFd> {
-    let mut set = SigSet::empty();
-    for signal in FORWARDED {
-        set.add(signal);
-    }
-    set.add(Signal::SIGWINCH);
-    set.thread_block()?;
-    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    Ok(SignalFd::with_flags(&set, flags)?)
 }
 
 /// Runs a session from the machine's boot to its end.

@@ -2,7 +2,6 @@
 //! The processor's own random numbers, for guests whose RDRAND and RDSEED are completed by
 //! hand: inside the jail there is no device to read them from. Runs on the vCPU's thread.
 #![expect(unsafe_code, reason = "instructions behind a CPU feature")]
-#![cfg(target_arch = "x86_64")]
 
 use std::arch::is_x86_feature_detected;
 use std::arch::x86_64::{_rdrand64_step, _rdseed64_step};

@@ -58,7 +58,6 @@ pub fn compare_exchange(
 }
 
 /// `place` points at 16 bytes of mapped guest RAM.
-#[cfg(target_arch = "x86_64")]
 fn wide(place: *mut u8, address: u64, current: u128, new: u128) -> Result<u128, AtomicError> {
     if !std::arch::is_x86_feature_detected!("cmpxchg16b") {
         return Err(AtomicError::Width(16));
@@ -78,7 +77,6 @@ fn wide(place: *mut u8, address: u64, current: u128, new: u128) -> Result<u128, 
 ///
 /// # Safety
 /// `cell` is aligned and good for reads and writes, and the processor has CMPXCHG16B.
-#[cfg(target_arch = "x86_64")]
 unsafe fn locked(cell: *mut u128, current: u128, new: u128) -> u128 {
     let half = |value: u128, by: u32| {
         let mut bytes = [0; 8];
@@ -102,11 +100,6 @@ unsafe fn locked(cell: *mut u128, current: u128, new: u128) -> u128 {
         );
     }
     u128::from(high) << 64 | u128::from(low)
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn wide(_: *mut u8, _: u64, _: u128, _: u128) -> Result<u128, AtomicError> {
-    Err(AtomicError::Width(16))
 }
 
 #[cfg(test)]

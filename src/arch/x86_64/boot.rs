@@ -83,13 +83,15 @@ fn write_page_tables(ram: &GuestRam) -> Result<(), GuestMemoryError> {
 }
 
 fn write_zero_page(ram: &GuestRam, image: &Image, cmdline: usize) -> Result<(), BootTableError> {
-    let mut params = boot_params::default();
-    params.hdr = image.header.unwrap_or_else(|| setup_header {
-        boot_flag: BOOT_FLAG,
-        header: HEADER_MAGIC,
-        kernel_alignment: KERNEL_ALIGNMENT,
+    let mut params = boot_params {
+        hdr: image.header.unwrap_or_else(|| setup_header {
+            boot_flag: BOOT_FLAG,
+            header: HEADER_MAGIC,
+            kernel_alignment: KERNEL_ALIGNMENT,
+            ..Default::default()
+        }),
         ..Default::default()
-    });
+    };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = u32::try_from(layout::CMDLINE).unwrap_or(0);
     params.hdr.cmdline_size = u32::try_from(cmdline).unwrap_or(0);

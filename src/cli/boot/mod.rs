@@ -30,7 +30,8 @@ pub struct BootArgs {
     /// The initial RAM disk
     #[arg(long, value_name = "PATH")]
     initrd: Option<PathBuf>,
-    /// The kernel's command line
+    /// The kernel's command line. Your keys go to the console it names last: ttyS0 is the
+    /// serial port, hvc0 virtio
     #[arg(
         long,
         value_name = "TEXT",
@@ -41,10 +42,6 @@ pub struct BootArgs {
     /// Attach a file as a disk, /dev/vda first; ':ro' after it forbids writing
     #[arg(long, value_name = "PATH[:ro]")]
     disk: Vec<OsString>,
-    /// Which device has your keys: serial is the guest's ttyS0, virtio its hvc0
-    #[arg(long, value_name = "DEVICE", value_enum, default_value = "serial")]
-    #[arg(hide_possible_values = true)]
-    console: ConsoleWord,
     /// Do not confine the process that runs the guest; for finding faults only
     #[arg(long)]
     no_jail: bool,
@@ -55,26 +52,11 @@ pub struct BootArgs {
     trace: Option<TraceFormat>,
 }
 
-/// As typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum ConsoleWord {
-    Serial,
-    Virtio,
-}
-
-impl From<ConsoleWord> for ConsoleKind {
-    fn from(word: ConsoleWord) -> Self {
-        match word {
-            ConsoleWord::Serial => Self::Serial,
-            ConsoleWord::Virtio => Self::Virtio,
-        }
-    }
-}
-
 const EXAMPLES: &str = "\
 Examples:
   husk boot --kernel vmlinux --initrd initramfs.cpio.gz
   husk boot --kernel bzImage --disk root.img --cmdline 'console=ttyS0 root=/dev/vda'
+  husk boot --kernel vmlinux --initrd init.cpio --cmdline console=hvc0
   husk boot -c 2 -m 1g --kernel vmlinuz --initrd initrd.img --disk data.img:ro
 
 On a terminal all keys go to the guest; Ctrl-] ends the machine.
@@ -123,12 +105,25 @@ impl BootRequest {
                 initrd: args.initrd.clone(),
                 cmdline: args.cmdline.clone(),
                 disks,
-                console: args.console.into(),
+                console: console_of(&args.cmdline),
                 jail: !args.no_jail,
                 trace: args.trace,
             }),
             _ => Err(problems),
         }
+    }
+}
+
+/// The kernel makes the last console of its command line /dev/console
+/// (Documentation/admin-guide/serial-console.rst); the keys go where that listens.
+fn console_of(cmdline: &str) -> ConsoleKind {
+    let last = cmdline
+        .split_ascii_whitespace()
+        .filter_map(|word| word.strip_prefix("console="))
+        .next_back();
+    match last {
+        Some(device) if device.starts_with("hvc") => ConsoleKind::Virtio,
+        _ => ConsoleKind::Serial,
     }
 }
 
@@ -182,6 +177,19 @@ mod tests {
         assert_eq!(modes, [false, true]);
         assert!(request.disks.iter().all(|disk| disk.path == file.path()));
         assert!(request.cmdline.contains("console=ttyS0"));
+    }
+
+    #[test]
+    fn the_keys_go_to_the_console_named_last() {
+        assert_eq!(console_of("quiet"), ConsoleKind::Serial);
+        assert_eq!(
+            console_of("console=ttyS0 console=hvc0"),
+            ConsoleKind::Virtio
+        );
+        assert_eq!(
+            console_of("console=hvc0 console=ttyS0,115200"),
+            ConsoleKind::Serial
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 use super::RunRequest;
 use super::parts::{self, Parts};
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
+use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
 use crate::control::{Report, Request};
@@ -31,6 +32,13 @@ impl Machine for Control {
     }
 }
 
+impl session::Signals for Signals {
+    fn next(&self) -> Option<u8> {
+        let signal = Self::next(self).ok().flatten()?;
+        u8::try_from(signal as i32).ok()
+    }
+}
+
 pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let mut waterfall = Waterfall::starting(exec);
     let Parts {
@@ -40,7 +48,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         opened,
     } = parts::gather(request, printer, &mut waterfall)?;
     let streams = streams(request)?;
-    let signals = session::watch_signals().context("cannot catch signals")?;
+    let signals = Signals::catch().context("cannot catch signals")?;
     let machine = instance::spawn(&config).context("cannot start the machine")?;
     // Our copies would keep the agent's connection open after the machine is gone.
     drop(opened);
