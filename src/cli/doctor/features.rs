@@ -3,7 +3,8 @@
 
 use super::check::{Check, State};
 use super::setting;
-use crate::cli::host::Memory;
+use crate::cli::host::{self, Memory};
+use crate::cli::kernel;
 use crate::sys::probe;
 use crate::units::ByteSize;
 use nix::errno::Errno;
@@ -45,6 +46,7 @@ pub fn checks() -> Vec<Check> {
             probe::io_uring(),
             setting("/proc/sys/kernel/io_uring_disabled").as_deref(),
         ),
+        guest_kernel(),
         build_tools(&missing_packages(
             &std::env::var("PATH").unwrap_or_default(),
             Path::new("/"),
@@ -118,6 +120,17 @@ fn io_uring(created: Result<(), Errno>, disabled: Option<&str>) -> Check {
                 Some(_) => check.fix("sudo sysctl -w kernel.io_uring_disabled=0"),
             }
         }
+    }
+}
+
+/// Without one `husk run` works only where it is given another.
+fn guest_kernel() -> Check {
+    let found = host::cache_dir().and_then(|cache| kernel::own(&cache));
+    match found {
+        Ok(kernel) => Check::ok("guest kernel", format!("{} is built", kernel.version)),
+        Err(problem) => Check::new("guest kernel", State::Fail, problem.what)
+            .means("`husk run` has no kernel to boot, unless --kernel names one")
+            .fix("husk kernel build"),
     }
 }
 
