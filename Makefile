@@ -2,7 +2,8 @@
 # is not built yet, and reuse what is.
 
 CARGO ?= cargo
-HUSK := target/release/husk
+TARGET := x86_64-unknown-linux-gnu
+HUSK := target/$(TARGET)/release/husk
 DEMO := build/demo
 BUSYBOX := /bin/busybox
 PACKAGES := $(shell sed -n 's/^\([a-z0-9.+-]\+\).*/\1/p' resources/packages.txt)

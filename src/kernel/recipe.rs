@@ -48,6 +48,9 @@ const PATCHES: &[Text] = embed!("patches":
     "0003-x86-end-a-VM-without-ACPI-by-a-reset.patch",
     "0004-mm-slub-make-sys-kernel-slab-only-on-request.patch",
     "0005-x86-mm-look-at-a-page-table-entry-before-the-memory-map.patch",
+    "0006-params-publish-a-modules-parameters-once.patch",
+    "0007-x86-give-per-CPU-areas-the-size-they-need.patch",
+    "0008-x86-mm-do-not-poison-memory-the-boot-gives-back.patch",
 );
 
 /// Fixed, so that the same inputs give the same bytes.

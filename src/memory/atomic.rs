@@ -116,6 +116,7 @@ fn wide(_: *mut u8, _: u64, _: u128, _: u128) -> Result<u128, AtomicError> {
 )]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
     use std::thread;
     use vm_memory::Bytes;
 
@@ -158,9 +159,11 @@ mod tests {
 
     #[test]
     fn sixteen_bytes_change_as_one() {
-        const ROUNDS: u128 = 20_000;
+        const ROUNDS: u128 = 200_000;
         let ram = ram();
+        let start = Barrier::new(2);
         let count = || {
+            start.wait();
             for _ in 0..ROUNDS {
                 let mut seen = 0;
                 loop {

@@ -80,7 +80,7 @@ pub fn prepare() -> Result<(), Failure> {
     for m in MOUNTS {
         // The kernel makes no directories in devtmpfs; those of the initramfs exist.
         let _ = sys::make_directory(m.target, 0o755);
-        match sys::mount(c"none", m.target, m.kind, m.flags, m.data) {
+        match sys::mount(m.kind, m.target, m.kind, m.flags, m.data) {
             Err(errno) if !m.optional => {
                 let what = format!("mounting {}", m.target.to_string_lossy());
                 return Err(failure(Stage::Root, errno, what));

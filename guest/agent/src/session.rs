@@ -37,6 +37,10 @@ pub enum Ending {
 /// stays in their pipes.
 const MAX_BACKLOG: usize = 64 * 1024;
 
+/// Milliseconds without output after which a terminal, its process ended, is done: far
+/// longer than the kernel takes to move what was written.
+const SILENCE: c_int = 100;
+
 /// Text of one kernel log frame; far from its limit.
 const LOG_FRAME: usize = 16 * 1024;
 
@@ -150,7 +154,15 @@ impl Session {
         if let Some(input) = &self.input {
             fds.push(unless(input.wants(), entry(&input.fd, POLLOUT)));
         }
-        let _ = sys::poll(&mut fds);
+        // A terminal that others keep open after its process has no end of its own.
+        let draining = self.process.as_ref().is_some_and(|p| p.exit.is_some())
+            && self.outputs.iter().any(|output| room && output.wants());
+        let silent = sys::poll(&mut fds, if draining { SILENCE } else { -1 }) == Ok(false);
+        if draining && silent {
+            for output in &mut self.outputs {
+                output.end(&mut self.out);
+            }
+        }
         let mut ready = fds.iter().map(|fd| fd.revents != 0);
         let link = fds.first().is_some_and(|fd| fd.revents & !POLLOUT != 0);
         let children = ready.by_ref().nth(1).unwrap_or(false);

@@ -10,16 +10,18 @@
 )]
 
 mod clone;
+mod machine;
 #[cfg(feature = "init")]
 mod start;
 
 pub use clone::{Identity, Plan, Step, spawn};
+pub use machine::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;
 use core::arch::asm;
 use core::ffi::{CStr, c_int, c_long};
-use libc::{pollfd, timespec};
+use libc::pollfd;
 
 /// The kernel's reason for a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,21 +184,14 @@ pub fn connect_vsock(cid: u32, port: u32) -> Result<Fd> {
     Ok(socket)
 }
 
-/// Waits until one of `fds` is ready; an interrupted wait is nobody ready.
-pub fn poll(fds: &mut [pollfd]) -> Result<()> {
-    let args = [
-        fds.as_mut_ptr().expose_provenance(),
-        fds.len(),
-        word(-1),
-        0,
-        0,
-        0,
-    ];
+/// Waits until one of `fds` is ready, at most `timeout` milliseconds (-1: as long as it
+/// takes). True if one is; an interrupted wait is nobody ready, but no silence either.
+pub fn poll(fds: &mut [pollfd], timeout: c_int) -> Result<bool> {
+    let pointer = fds.as_mut_ptr().expose_provenance();
+    let args = [pointer, fds.len(), word(timeout), 0, 0, 0];
     // SAFETY: the kernel reads and writes `len` entries of the slice.
-    match unsafe { call(libc::SYS_poll, args) } {
-        Err(errno) if !errno.is(libc::EINTR) => Err(errno),
-        _ => Ok(()),
-    }
+    let ready = unsafe { call(libc::SYS_poll, args) }?;
+    Ok(ready > 0)
 }
 
 /// A pipe: its reading end, its writing end.
@@ -343,161 +338,6 @@ pub fn exit(code: u8) -> ! {
     loop {
         let _ = plain(libc::SYS_exit_group, [code.into(), 0, 0]);
     }
-}
-
-/// Resets the machine without writing anything back.
-pub fn reset() -> ! {
-    let (a, b) = (libc::LINUX_REBOOT_MAGIC1, libc::LINUX_REBOOT_MAGIC2);
-    loop {
-        let _ = plain(
-            libc::SYS_reboot,
-            [word(a), word(b), word(libc::RB_AUTOBOOT)],
-        );
-    }
-}
-
-pub fn sync() {
-    let _ = plain(libc::SYS_sync, [0; 3]);
-}
-
-pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Result<()> {
-    let flags = usize::try_from(flags).unwrap_or(0);
-    let args = [at(source), at(target), at(kind), flags, at(data), 0];
-    // SAFETY: four NUL-terminated strings the kernel reads.
-    unsafe { call(libc::SYS_mount, args) }.map(drop)
-}
-
-fn path_call(number: c_long, path: &CStr, argument: usize) -> Result<()> {
-    // SAFETY: used below for calls that read one path and take one number.
-    unsafe { call(number, [at(path), argument, 0, 0, 0, 0]) }.map(drop)
-}
-
-pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
-    path_call(libc::SYS_mkdir, path, mode as usize)
-}
-
-pub fn change_mode(path: &CStr, mode: u32) -> Result<()> {
-    path_call(libc::SYS_chmod, path, mode as usize)
-}
-
-pub fn change_directory(path: &CStr) -> Result<()> {
-    path_call(libc::SYS_chdir, path, 0)
-}
-
-pub fn change_root(path: &CStr) -> Result<()> {
-    path_call(libc::SYS_chroot, path, 0)
-}
-
-pub fn change_owner(path: &CStr, uid: u32, gid: u32) -> Result<()> {
-    let args = [at(path), uid as usize, gid as usize, 0, 0, 0];
-    // SAFETY: the kernel reads one path.
-    unsafe { call(libc::SYS_chown, args) }.map(drop)
-}
-
-pub fn link_symbolic(target: &CStr, path: &CStr) -> Result<()> {
-    // SAFETY: the kernel reads two NUL-terminated strings.
-    unsafe { call(libc::SYS_symlink, [at(target), at(path), 0, 0, 0, 0]) }.map(drop)
-}
-
-/// What `stat` says of a path: type and permission bits, owner, group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    pub mode: u32,
-    pub uid: u32,
-    pub gid: u32,
-}
-
-pub fn stat(path: &CStr) -> Result<Stat> {
-    let mut stat = core::mem::MaybeUninit::<libc::stat>::zeroed();
-    let args = [at(path), stat.as_mut_ptr().expose_provenance(), 0, 0, 0, 0];
-    // SAFETY: the kernel reads a path and writes a struct stat.
-    unsafe { call(libc::SYS_stat, args) }?;
-    // SAFETY: all zeroes is a valid struct stat, and the kernel filled it since.
-    let stat = unsafe { stat.assume_init() };
-    Ok(Stat {
-        mode: stat.st_mode,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-    })
-}
-
-pub fn set_hostname(name: &[u8]) -> Result<()> {
-    let args = [name.as_ptr().expose_provenance(), name.len(), 0, 0, 0, 0];
-    // SAFETY: the kernel reads `len` bytes.
-    unsafe { call(libc::SYS_sethostname, args) }.map(drop)
-}
-
-/// Nanoseconds of CLOCK_BOOTTIME.
-pub fn uptime() -> u64 {
-    let mut now = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let args = [
-        word(libc::CLOCK_BOOTTIME),
-        (&raw mut now).expose_provenance(),
-        0,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the kernel writes one timespec.
-    let _ = unsafe { call(libc::SYS_clock_gettime, args) };
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
-}
-
-/// Sets the wall clock to nanoseconds since 1970.
-pub fn set_clock(nanoseconds: u64) -> Result<()> {
-    let to = timespec {
-        tv_sec: (nanoseconds / 1_000_000_000).cast_signed(),
-        tv_nsec: (nanoseconds % 1_000_000_000).cast_signed(),
-    };
-    let args = [
-        word(libc::CLOCK_REALTIME),
-        (&raw const to).expose_provenance(),
-        0,
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the kernel reads one timespec.
-    unsafe { call(libc::SYS_clock_settime, args) }.map(drop)
-}
-
-/// Limits open files of this process and those it starts.
-pub fn limit_open_files(soft: u64, hard: u64) -> Result<()> {
-    let limit = [soft, hard];
-    let args = [
-        0,
-        libc::RLIMIT_NOFILE as usize,
-        limit.as_ptr().expose_provenance(),
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: the kernel reads a struct rlimit64, two 64-bit words.
-    unsafe { call(libc::SYS_prlimit64, args) }.map(drop)
-}
-
-/// Brings the loopback interface up.
-pub fn raise_loopback() -> Result<()> {
-    let kind = word(libc::SOCK_DGRAM | libc::SOCK_CLOEXEC);
-    let socket = descriptor(plain(libc::SYS_socket, [word(libc::AF_INET), kind, 0])?);
-    // struct ifreq: a name of 16 bytes, then a union whose 16-bit flags come first.
-    let mut request = [0u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16..18].copy_from_slice(&1u16.to_ne_bytes());
-    let args = [
-        word(socket.0),
-        libc::SIOCSIFFLAGS as usize,
-        request.as_ptr().expose_provenance(),
-        0,
-        0,
-        0,
-    ];
-    // SAFETY: SIOCSIFFLAGS reads a struct ifreq of 40 bytes.
-    unsafe { call(libc::SYS_ioctl, args) }.map(drop)
 }
 
 /// At most `limit` bytes of a file, never waiting for more.

@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 
-/// Boots, and returns when the machine's process is gone.
+/// Boots, and returns when the machine is over.
 pub fn boot(request: &BootRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let mut waterfall = Waterfall::starting(exec);
     let mut opened = Opened::default();
@@ -41,13 +41,17 @@ pub fn boot(request: &BootRequest, exec: Mark, printer: &Printer) -> Result<Exit
         &mut ended,
         printer,
     )?;
-    let code = machine.wait().context("cannot wait for the machine")?;
     drop(raw);
-    waterfall.reached("machine process gone");
+    waterfall.reached("machine over");
     if let Some(format) = request.trace {
         printer.talk(&waterfall.render(format, printer.talk));
     }
-    ended.verdict(code)
+    // What is left of a machine that has said its last word is the kernel's to take apart, and
+    // nobody waits for that; one that said nothing is asked how it died.
+    if ended.end.is_none() {
+        ended.code = machine.wait().context("cannot wait for the machine")?;
+    }
+    ended.verdict()
 }
 
 fn configure(
@@ -105,7 +109,7 @@ fn configure(
     Ok((config, keys))
 }
 
-/// Serves the machine until its control socket ends.
+/// Serves the machine until its last report, or the end of its control socket.
 fn watch(
     machine: &Spawned,
     signals: &Signals,
@@ -142,7 +146,10 @@ fn watch(
                 }),
                 Some(Report::Note { line }) => printer.talk(&format!("husk: {line}\r\n")),
                 Some(Report::Panicked { message }) => ended.panic = Some(message),
-                Some(Report::Ended(end)) => ended.end = Some(end),
+                Some(Report::Ended(end)) => {
+                    ended.end = Some(end);
+                    return Ok(());
+                }
                 Some(Report::Console { .. }) => {}
             }
         }
@@ -179,10 +186,12 @@ struct Ended {
     end: Option<End>,
     panic: Option<String>,
     asked: bool,
+    /// Of the machine's process, where it ended without a word.
+    code: i32,
 }
 
 impl Ended {
-    fn verdict(self, code: i32) -> Result<ExitStatus, Failure> {
+    fn verdict(self) -> Result<ExitStatus, Failure> {
         if let Some(message) = self.panic {
             return Err(Problem::new(format!("the guest's kernel panicked: {message}")).into());
         }
@@ -197,7 +206,8 @@ impl Ended {
             Some(End::Unhandled { message }) => Err(Problem::new(message).into()),
             Some(End::Failed { message }) => Err(Problem::new(message).into()),
             None => Err(Problem::new(format!(
-                "the machine's process ended without a word, with code {code}"
+                "the machine's process ended without a word, with code {}",
+                self.code
             ))
             .into()),
         }

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The session's state and its loop.
+//! The session's state and its loop, the operator's side and the machine's.
+
+mod agent;
 
 use super::streams::{Input, Output, Written};
 use super::{Event, How, Limits, Machine, Outcome, Session, SessionError, Signals};
 use crate::control::{End, Report, Request};
-use husk_protocol::{
-    ByteQueue, Decoder, MAX_CHUNK, MAX_KERNEL_LOG, Malformed, Message, Size, Stream, VERSION,
-};
+use husk_protocol::{ByteQueue, Decoder, MAX_CHUNK, Message, Size, Stream};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{MsgFlags, recv, send};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -371,151 +370,6 @@ impl<'a> Talk<'a> {
         )) = &mut self.verdict
         {
             *console = std::mem::take(&mut self.console);
-        }
-    }
-
-    // --- the agent's side ---
-
-    fn flush(&mut self) {
-        while self.agent_alive && !self.out.is_empty() {
-            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            match send(self.agent.as_raw_fd(), self.out.peek(), flags) {
-                Ok(n) => self.out.consume(n),
-                Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => {}
-                Err(_) => {
-                    // Its last words may still be there to be read.
-                    self.hear_last_words();
-                    self.lose_agent();
-                }
-            }
-        }
-    }
-
-    fn hear_agent(&mut self) {
-        self.receive();
-    }
-
-    fn lose_agent(&mut self) {
-        self.agent_alive = false;
-        self.out.clear();
-        if self.verdict.is_none() && matches!(self.stage, Stage::Boot | Stage::Run) {
-            self.enter(Stage::Lost, Some(PATIENCE));
-        }
-    }
-
-    /// Reads the connection once and acts on each whole message. False if nothing came.
-    fn receive(&mut self) -> bool {
-        let mut decoder = std::mem::take(&mut self.decoder);
-        let more = match recv(
-            self.agent.as_raw_fd(),
-            decoder.space(),
-            MsgFlags::MSG_DONTWAIT,
-        ) {
-            Ok(0) => {
-                self.lose_agent();
-                false
-            }
-            Ok(n) => {
-                decoder.filled(n);
-                if let Err(error) = self.obey_all(&mut decoder) {
-                    self.agent_alive = false;
-                    self.fail(error);
-                }
-                true
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => false,
-            Err(_) => {
-                self.lose_agent();
-                false
-            }
-        };
-        self.decoder = decoder;
-        more
-    }
-
-    fn obey_all(&mut self, decoder: &mut Decoder) -> Result<(), SessionError> {
-        while let Some(message) = decoder.take().map_err(SessionError::Protocol)? {
-            self.obey(message)?;
-        }
-        Ok(())
-    }
-
-    fn obey(&mut self, message: Message<'_>) -> Result<(), SessionError> {
-        let broken = SessionError::Protocol;
-        match message {
-            Message::Hello(hello) if !self.greeting.is_empty() => {
-                if hello.version != VERSION {
-                    return Err(SessionError::Version(hello.version));
-                }
-                (self.on_event)(Event::AgentUp(hello));
-                self.out.push(&std::mem::take(&mut self.greeting));
-                if self.stage == Stage::Boot {
-                    self.enter(Stage::Run, None);
-                }
-            }
-            // Anything before the greeting is out of order.
-            _ if !self.greeting.is_empty() => return Err(broken(Malformed::Order)),
-            Message::Started { pid } if !self.started => {
-                self.started = true;
-                (self.on_event)(Event::Started { pid });
-            }
-            Message::Failed(failure) if !self.started => {
-                self.conclude(Err(SessionError::Command(failure)));
-                self.shut_down();
-            }
-            Message::Data { stream, bytes } => {
-                self.output(stream)?.accept(bytes).map_err(broken)?;
-            }
-            Message::Eof { stream } => self.output(stream)?.end(),
-            Message::Credit { stream, bytes } => {
-                if let Some(input) = self.input.as_mut().filter(|i| i.stream == stream) {
-                    input.window.grant(bytes).map_err(broken)?;
-                }
-            }
-            Message::Broken { stream } => {
-                self.input = self.input.take().filter(|input| input.stream != stream);
-            }
-            Message::Exited(exit) if self.started => {
-                (self.on_event)(Event::Exited(exit));
-                self.input = None;
-                self.conclude(Ok(How::Exited(exit)));
-                if self.wants_kernel_log {
-                    self.enter(Stage::Shutdown, Some(self.limits.shutdown));
-                } else {
-                    self.shut_down();
-                }
-            }
-            Message::KernelLog { records, last } if self.wants_kernel_log => {
-                self.kernel_log += records.iter().map(|r| r.text.len() + 16).sum::<usize>();
-                if self.kernel_log <= MAX_KERNEL_LOG {
-                    (self.on_event)(Event::KernelLog(records));
-                }
-                if last || self.kernel_log > MAX_KERNEL_LOG {
-                    self.wants_kernel_log = false;
-                    self.shut_down();
-                }
-            }
-            _ => return Err(broken(Malformed::Order)),
-        }
-        Ok(())
-    }
-
-    fn output(&mut self, stream: Stream) -> Result<&mut Output, SessionError> {
-        self.outputs
-            .iter_mut()
-            .find(|output| output.stream == stream)
-            .ok_or(SessionError::Protocol(Malformed::Order))
-    }
-
-    fn conclude(&mut self, verdict: Result<How, SessionError>) {
-        self.verdict.get_or_insert(verdict);
-    }
-
-    fn shut_down(&mut self) {
-        self.tell(&Message::Shutdown);
-        if matches!(self.stage, Stage::Run | Stage::Shutdown) {
-            self.enter(Stage::Shutdown, Some(self.limits.shutdown));
         }
     }
 }

@@ -301,6 +301,21 @@ fn the_last_output_of_a_terminal_is_not_lost() {
 }
 
 #[test]
+fn a_terminal_that_orphans_keep_open_ends_with_its_process() {
+    let mut start = sh("setsid sleep 12 & echo mine");
+    start.terminal = Some(Terminal {
+        size: Size {
+            columns: 80,
+            rows: 24,
+        },
+        term: String::new(),
+    });
+    let ran = Bench::new(start).run();
+    assert_eq!(text(&ran.stdout), "mine\r\n");
+    assert!(ran.took.as_secs() < 10, "{:?}", ran.took);
+}
+
+#[test]
 fn the_kernel_log_comes_after_the_end_and_before_the_shutdown() {
     let mut start = sh("exit 0");
     start.kernel_log = true;

@@ -374,6 +374,8 @@ fn a_ring_broken_before_the_start_is_one_fault() {
     driver.set_up_queue(0);
     let [_, available, _] = Driver::rings_of(0);
     driver.set_u16(available + 2, 1000);
+    driver.settle();
+    // The kick is what the event thread sees first.
     driver.kick(0);
     driver.write(0x70, 15);
     driver.settle();

@@ -158,8 +158,8 @@ impl Output {
     }
 
     /// Counts what was written until now: others may hold the pipe open for ever, and go
-    /// on writing. A terminal needs no count, since the end of its session closes it; and
-    /// none can be had, since the kernel moves its bytes later.
+    /// on writing. Of a terminal there is no count, since the kernel moves its bytes
+    /// later: it ends when nobody has it open, or it was silent for a while.
     pub fn close_after_what_is_there(&mut self, out: &mut ByteQueue) {
         if self.stream == Stream::Terminal {
             return;
@@ -170,7 +170,7 @@ impl Output {
         }
     }
 
-    fn end(&mut self, out: &mut ByteQueue) {
+    pub fn end(&mut self, out: &mut ByteQueue) {
         self.ended = true;
         let _ = Message::Eof {
             stream: self.stream,

@@ -27,7 +27,7 @@ const PROTECTION: Stop = Stop::Fault(Exception::PROTECTION);
 const UNDEFINED: Stop = Stop::Fault(Exception::UNDEFINED);
 const NO_DEVICE: Stop = Stop::Fault(Exception::NO_DEVICE);
 
-/// Which of the four formats an XSAVE-like instruction writes.
+/// How an XSAVE-like instruction lays out and thins out what it writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Standard,

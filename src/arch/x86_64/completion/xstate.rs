@@ -96,15 +96,18 @@ pub(super) fn extended(mask: u64) -> impl Iterator<Item = usize> {
 /// Where each component of `present` lies in a compacted area (SDM vol. 1, 13.4.3), and where
 /// the area ends.
 pub(super) fn compacted(present: u64) -> ([usize; 63], usize) {
+    packed(present, components())
+}
+
+fn packed(present: u64, components: &[Component; 63]) -> ([usize; 63], usize) {
     let mut places = [0; 63];
     let mut end = HEADER_END;
     for i in extended(present) {
-        let component = &components()[i];
-        if component.aligned {
+        if components[i].aligned {
             end = end.next_multiple_of(64);
         }
         places[i] = end;
-        end += component.size;
+        end += components[i].size;
     }
     (places, end)
 }
@@ -200,4 +203,34 @@ pub(super) fn set_mxcsr(image: &mut [u8], value: u32) {
         touch(image, 1);
     }
     put(image, MXCSR, &value.to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No user component of common processors has a size that makes the alignment matter.
+    #[test]
+    fn aligned_components_start_at_a_multiple_of_64() {
+        let mut components = [Component::default(); 63];
+        components[2] = Component {
+            offset: 576,
+            size: 8,
+            aligned: false,
+        };
+        components[3] = Component {
+            offset: 640,
+            size: 4,
+            aligned: true,
+        };
+        components[4] = Component {
+            offset: 704,
+            size: 4,
+            aligned: false,
+        };
+        let (places, end) = packed(0b1_1111, &components);
+        assert_eq!((places[2], places[3], places[4], end), (576, 640, 644, 648));
+        let (places, end) = packed(0b1_0100, &components);
+        assert_eq!((places[2], places[4], end), (576, 584, 588));
+    }
 }

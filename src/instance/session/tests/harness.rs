@@ -247,8 +247,11 @@ impl Bench {
         self.stdout_reader = None;
     }
 
-    /// Nobody reads the output until `release_stdout`.
+    /// Nobody reads the output until `release_stdout`. It holds something already, so that
+    /// a write as long as the pipe would block.
     pub fn hold_stdout(&mut self) {
+        let stdout = self.stdout.as_ref().unwrap();
+        assert_eq!(nix::unistd::write(stdout, &b"y\n".repeat(2500)), Ok(5000));
         self.held = true;
     }
 
