@@ -59,8 +59,8 @@ pub const HALTS: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
 pub const TRIPLE_FAULTS: [u8; 9] = [0x0f, 0x01, 0x1c, 0x25, 0x00, 0x08, 0x20, 0x00, 0xcc];
 
 /// Code KVM must interpret and knows not, nor anyone: mov eax, 0x10000000, where a machine
-/// of 64 MiB has nothing; paddb mm0, [rax].
-pub const MEETS_NOBODY: [u8; 8] = [0xb8, 0x00, 0x00, 0x00, 0x10, 0x0f, 0xfc, 0x00];
+/// of 64 MiB has nothing; fiadd dword ptr [rax].
+pub const MEETS_NOBODY: [u8; 7] = [0xb8, 0x00, 0x00, 0x00, 0x10, 0xda, 0x00];
 
 /// An initramfs (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") of
 /// these files, executable, and folders, where there are no bytes.

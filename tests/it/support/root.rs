@@ -96,10 +96,9 @@ impl Root {
         reference("tar:", &path.expect("made here"))
     }
 
-    /// A ready image of the kind HUSK_TEST_EXT4 or mke2fs makes; `None`, said aloud, where
-    /// there is neither.
+    /// A ready image; `None`, said aloud, where the tool that makes it is missing.
     pub fn ext4(&self) -> Option<OsString> {
-        self.ready("HUSK_TEST_EXT4", "root.ext4", |root, path| {
+        self.ready("root.ext4", |root, path| {
             let mut command = tool("mke2fs");
             command.args(["-q", "-t", "ext4", "-d"]).arg(root);
             command.arg(path).arg("64M");
@@ -107,24 +106,16 @@ impl Root {
         })
     }
 
-    /// The same of HUSK_TEST_EROFS or mkfs.erofs.
+    /// As `ext4`.
     pub fn erofs(&self) -> Option<OsString> {
-        self.ready("HUSK_TEST_EROFS", "root.erofs", |root, path| {
+        self.ready("root.erofs", |root, path| {
             let mut command = tool("mkfs.erofs");
             command.arg("--quiet").arg(path).arg(root);
             command
         })
     }
 
-    fn ready(
-        &self,
-        variable: &str,
-        name: &str,
-        make: impl FnOnce(&Path, &Path) -> Command,
-    ) -> Option<OsString> {
-        if let Some(path) = std::env::var_os(variable) {
-            return Some(path);
-        }
+    fn ready(&self, name: &str, make: impl FnOnce(&Path, &Path) -> Command) -> Option<OsString> {
         let path = self.made(name, |path| {
             let mut command = make(&self.path(), path);
             let output = command.stdin(Stdio::null()).output();
