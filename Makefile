@@ -21,7 +21,7 @@ test: packages $(HUSK) kernel ## Everything: style, units, and real boots on thi
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
-	sh tests/lab/suite
+	tests/lab/suite
 
 .PHONY: lab
 lab: packages $(HUSK) kernel ## Runs CMD in the lab: make lab CMD='husk doctor'

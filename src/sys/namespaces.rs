@@ -107,17 +107,19 @@ pub fn spawn(birth: &Birth) -> io::Result<Child> {
 /// Gives the child's user namespace its identities; it waits for this.
 fn map_ids(pid: i32) -> io::Result<()> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let map = |own: u32, privileged: bool| {
-        if privileged {
-            format!("0 {own} 1\n1 {NOBODY} 1\n")
-        } else {
-            format!("0 {own} 1\n")
-        }
-    };
     let write = |name: &str, text: &str| std::fs::write(format!("/proc/{pid}/{name}"), text);
-    write("uid_map", &map(uid.as_raw(), uid.is_root()))?;
+    let map = |name: &str, own: u32| {
+        let own = format!("0 {own} 1\n");
+        // Root of a user namespace that has no `nobody` is refused the second line; then it
+        // is like any other user, which may map itself (user_namespaces(7)).
+        if uid.is_root() && write(name, &format!("{own}1 {NOBODY} 1\n")).is_ok() {
+            return Ok(());
+        }
+        write(name, &own)
+    };
+    map("uid_map", uid.as_raw())?;
     write("setgroups", "deny")?;
-    write("gid_map", &map(gid.as_raw(), uid.is_root()))
+    map("gid_map", gid.as_raw())
 }
 
 /// # Safety

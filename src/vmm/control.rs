@@ -35,9 +35,14 @@ impl Desk {
     /// Answers what was asked during the last turn of the loop.
     pub fn answer(&self, running: &Running) {
         if self.console_wanted.swap(false, Ordering::Relaxed) {
-            let tail = running.console_tail(TAIL_LINES);
-            let _ = send(&self.socket, &Report::Console { tail });
+            self.tell_console(running);
         }
+    }
+
+    /// Sends the console's last lines.
+    pub fn tell_console(&self, running: &Running) {
+        let tail = running.console_tail(TAIL_LINES);
+        let _ = send(&self.socket, &Report::Console { tail });
     }
 
     fn hear(&self, watch: &mut dyn Watch) {

@@ -117,6 +117,8 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<End, Box<
         report_marks(socket, &marks);
     };
     running.flush();
+    // Nobody can ask any more, and an end that was not looked for is told with them.
+    desk.tell_console(&running);
     marks.mark("machine ended");
     report_marks(socket, &marks);
     Ok(end)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line, as far as it needs no KVM: help, refusals, manners.
 
-use crate::support::{Outcome, finish, golden, husk, run};
+use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
 const VERBS: [&str; 5] = ["run", "boot", "doctor", "completions", "man"];
@@ -255,18 +255,13 @@ fn doctor_fails_where_there_is_no_kvm() {
     let mut hidden = Command::new("unshare");
     let script = "mount -t tmpfs none /dev && exec \"$0\" doctor --json";
     hidden.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]);
-    hidden.arg(env!("CARGO_BIN_EXE_husk"));
+    hidden.arg(binary());
     let outcome = finish(&mut hidden);
     if outcome.stdout.is_empty() {
-        eprintln!(
-            "SKIPPED: no namespaces here to hide /dev/kvm in: {}",
+        skipped(&format!(
+            "no namespaces here to hide /dev/kvm in: {}",
             outcome.stderr
-        );
-        assert_ne!(
-            std::env::var("HUSK_REQUIRE_KVM").as_deref(),
-            Ok("1"),
-            "{outcome:?}"
-        );
+        ));
         return;
     }
     assert_eq!(outcome.code, 1, "{outcome:?}");

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Tests of the built `husk` from outside, in one binary.
 //!
-//! Each module says whether it needs a KVM; `support` holds what they share.
+//! `cli` needs no KVM. `boot` does, and is what the lab runs too; see docs/testing.md.
+//! `support` holds what they share.
 
 mod support;
 
+mod boot;
 mod cli;

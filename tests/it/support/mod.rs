@@ -1,14 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the tests share: running husk as a user would, and texts kept in `tests/golden`.
+//! What the tests share: running husk as a user would, the files it is given, and what it
+//! must not leave behind.
 
 pub mod golden;
+pub mod husk;
+pub mod kernels;
+pub mod kvm;
+pub mod leftovers;
+pub mod process;
+pub mod pty;
+pub mod root;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
 use std::process::{Command, Stdio};
+
+/// The program under test: this build's, or the one HUSK_TEST_BIN names.
+pub fn binary() -> OsString {
+    std::env::var_os("HUSK_TEST_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_husk").into())
+}
 
 /// The `husk` of this build, in an environment that does not depend on who runs the test.
 pub fn husk() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_husk"));
+    let mut command = Command::new(binary());
     command.stdin(Stdio::null());
     for name in [
         "NO_COLOR",
@@ -39,13 +53,31 @@ pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Outcome {
 
 /// Runs `command` to its end.
 pub fn finish(command: &mut Command) -> Outcome {
-    use std::os::unix::process::ExitStatusExt as _;
     let output = command.output().expect("the command starts");
-    let status = output.status;
-    let killed = status.signal().map(|signal| 128 + signal);
     Outcome {
-        code: status.code().or(killed).expect("it ended"),
+        code: code(output.status),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// 128+N for signal N.
+pub fn code(status: std::process::ExitStatus) -> i32 {
+    use std::os::unix::process::ExitStatusExt as _;
+    let killed = status.signal().map(|signal| 128 + signal);
+    status.code().or(killed).expect("it ended")
+}
+
+/// Says what the running test leaves out, where everybody sees it: the test harness hides
+/// what a passing test prints by the usual macros. A failure where HUSK_REQUIRE_KVM=1.
+pub fn skipped(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    // Standard error may be closed; then nobody wants to know.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+    let required = std::env::var_os("HUSK_REQUIRE_KVM").is_some_and(|value| value == "1");
+    assert!(
+        !required,
+        "HUSK_REQUIRE_KVM=1, but {test} is left out: {why}"
+    );
 }

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Guests that really run, on the host's KVM or in the lab: each test holds the guest's
+//! half, a script or a program, beside what the host must see of it.
+
+mod broken;
+mod exit;
+mod options;
+mod refusals;
+mod shapes;
+mod signals;
+mod stock;
+mod streams;
+mod terminal;
+mod trace;
+mod vanished;
+mod vectors;
