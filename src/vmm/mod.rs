@@ -16,10 +16,11 @@ use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
 use crate::telemetry;
 use control::Desk;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd as _, RawFd};
 use std::sync::Arc;
 
 /// Runs the guest described by the first message on descriptor `control`. Returns when the
@@ -43,8 +44,19 @@ pub fn run(control: RawFd) -> u8 {
     };
     let code = u8::from(matches!(end, End::Failed { .. }));
     // If nobody listens any more there is nobody to tell.
-    let _ = send(&socket, &Report::Ended(end));
+    if send(&socket, &Report::Ended(end)).is_ok() {
+        wait_for_farewell(&socket);
+    }
     code
+}
+
+/// Gives the process that started this one a moment to hear the last report and go: what
+/// follows here is the kernel taking the machine apart, which on a busy host would come
+/// first and keep a person waiting.
+fn wait_for_farewell(socket: &SeqPacket) {
+    const PATIENCE_MS: u16 = 100;
+    let mut list = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    let _ = poll(&mut list, PollTimeout::from(PATIENCE_MS));
 }
 
 /// Complaints about the guest go the same way, and are dropped where nobody takes them.
