@@ -40,7 +40,8 @@ pub enum End {
     /// The guest asked for a reset, which ends a husk.
     Reset,
     /// A triple fault that was no request: the kernel lost its way.
-    TripleFault { rip: u64 },
+    /// No address where KVM has reset the processor with it, as it does on AMD.
+    TripleFault { rip: Option<u64> },
     /// The host asked for it.
     Stopped,
     /// An instruction neither the CPU, KVM nor husk completes.

@@ -36,11 +36,13 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// What `verb` exits with when it fails and `status` is whose fault it was.
+/// What `verb` exits with when it fails and `status` is whose fault it was. A code that was
+/// chosen stands: 126 and 127 are the command's.
 #[must_use]
 pub fn failed(verb: &str, status: ExitStatus) -> ExitStatus {
-    match verb {
-        "run" => ExitStatus::Code(RUN_FAILED),
+    match (verb, status) {
+        ("run", ExitStatus::Code(_)) => status,
+        ("run", _) => ExitStatus::Code(RUN_FAILED),
         _ => status,
     }
 }
@@ -297,6 +299,8 @@ mod tests {
     #[test]
     fn only_run_answers_125() {
         assert_eq!(failed("run", ExitStatus::Unexpected), ExitStatus::Code(125));
+        let not_found = ExitStatus::Code(127);
+        assert_eq!(failed("run", not_found), not_found);
         assert_eq!(failed("boot", ExitStatus::UserError), ExitStatus::UserError);
     }
 }

@@ -151,7 +151,8 @@ fn ended(end: &End) -> String {
     match end {
         End::PowerOff => "it switched itself off".into(),
         End::Reset => "it reset itself".into(),
-        End::TripleFault { rip } => format!("a triple fault at {rip:#x}"),
+        End::TripleFault { rip: Some(rip) } => format!("a triple fault at {rip:#x}"),
+        End::TripleFault { rip: None } => "a triple fault".into(),
         End::Stopped => "it was stopped".into(),
         End::Unhandled { message } => message.clone(),
         End::Failed { message } => message.clone(),

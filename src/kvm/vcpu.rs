@@ -3,7 +3,7 @@
 
 use super::failure::{self, InstructionBytes};
 use super::{KvmError, Naming as _};
-use kvm_bindings::{CpuId, Msrs, kvm_lapic_state, kvm_regs, kvm_sregs};
+use kvm_bindings::{CpuId, Msrs, kvm_lapic_state, kvm_regs, kvm_sregs, kvm_xcrs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 /// Why the guest stopped running, with what is needed to answer.
@@ -84,6 +84,16 @@ impl Vcpu {
             return Err(kvm_ioctls::Error::new(libc::EINVAL)).named("KVM_SET_MSRS");
         }
         Ok(())
+    }
+
+    /// Sets XCR0, the vector state the guest's XSAVE covers (SDM vol. 1, 13.3).
+    pub fn set_xcr0(&self, value: u64) -> Result<(), KvmError> {
+        let mut all = kvm_xcrs {
+            nr_xcrs: 1,
+            ..Default::default()
+        };
+        all.xcrs[0].value = value;
+        self.fd.set_xcrs(&all).named("KVM_SET_XCRS")
     }
 
     pub fn regs(&self) -> Result<kvm_regs, KvmError> {

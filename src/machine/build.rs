@@ -147,7 +147,14 @@ fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, B
         if host.interprets_ring0() {
             completion::share_registers(vm.fd(), vcpu.fd_mut());
         }
-        vcpu.set_cpuid(&cpuid::for_vcpu(&supported, index, cpus, host))?;
+        let cpuid = cpuid::for_vcpu(&supported, index, cpus, host);
+        vcpu.set_cpuid(&cpuid)?;
+        // Every kernel sets all it is offered. QEMU's emulation of SVM carries out XSETBV
+        // without telling KVM, whose CPUID then gives a size that kernel finds wrong, and
+        // it does without AVX; unless KVM knew before.
+        if let (HostKind::Svm, Some(xcr0)) = (host, cpuid::xcr0(&cpuid)) {
+            vcpu.set_xcr0(xcr0)?;
+        }
         arch::vcpu::prepare(&vcpu)?;
         if index == 0 {
             arch::vcpu::enter(&vcpu, entry)?;

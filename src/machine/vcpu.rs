@@ -14,6 +14,9 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+/// RIP of a processor that was reset (SDM vol. 3, table 10-1).
+const RESET_VECTOR: u64 = 0xfff0;
+
 /// What all vCPU threads of a machine share.
 pub struct Shared {
     pub ports: Bus,
@@ -101,7 +104,9 @@ fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {
             .map(|error| failed(format!("{error}: {}", error.source))),
         Next::Complete => complete(core, &shared.ram),
         Next::TripleFault => Some(match core.vcpu.regs() {
-            Ok(regs) => End::TripleFault { rip: regs.rip },
+            Ok(regs) => End::TripleFault {
+                rip: (regs.rip != RESET_VECTOR).then_some(regs.rip),
+            },
             Err(error) => error_end(&error),
         }),
     }

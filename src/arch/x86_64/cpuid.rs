@@ -23,6 +23,17 @@ pub fn for_vcpu(supported: &CpuId, index: u8, cpus: u8, host: HostKind) -> CpuId
     table
 }
 
+/// Every bit the guest may set in XCR0; none where it has no XSAVE.
+pub fn xcr0(table: &CpuId) -> Option<u64> {
+    let find = |function| {
+        let mut entries = table.as_slice().iter();
+        entries.find(|entry| entry.function == function && entry.index == 0)
+    };
+    let has_xsave = find(1)?.ecx & (1 << 26) != 0;
+    let state = find(0xd)?;
+    has_xsave.then_some(u64::from(state.edx) << 32 | u64::from(state.eax))
+}
+
 fn adapt(entry: &mut kvm_cpuid_entry2, index: u8, cpus: u8, host: HostKind) {
     let id = u32::from(index);
     let count = u32::from(cpus);
@@ -98,10 +109,11 @@ mod tests {
             leaf(4, 3, 3 << 5 | 3),
             leaf(0xb, 0, 0),
             leaf(0xb, 1, 0),
+            leaf(0xd, 0, 0x207),
             leaf(KVM_FEATURES, 0, u32::MAX),
             leaf(0x8000_0008, 0, 0x3030),
         ])
-        .expect("seven leaves")
+        .expect("eight leaves")
     }
 
     fn find(table: &CpuId, function: u32, index: u32) -> kvm_cpuid_entry2 {
@@ -133,6 +145,14 @@ mod tests {
         let single = for_vcpu(&table(), 0, 1, HostKind::Svm);
         assert_eq!(find(&single, 1, 0).edx & (1 << 28), 0);
         assert_eq!(find(&single, 0xb, 1).eax, 0);
+    }
+
+    #[test]
+    fn xcr0_is_what_leaf_13_offers_to_those_who_have_xsave() {
+        let mut table = table();
+        assert_eq!(xcr0(&table), None);
+        table.as_mut_slice()[0].ecx = 1 << 26;
+        assert_eq!(xcr0(&table), Some(0x207));
     }
 
     #[test]

@@ -199,7 +199,8 @@ impl Ended {
             Some(End::PowerOff | End::Reset) => Ok(ExitStatus::Success),
             Some(End::Stopped) => Ok(ExitStatus::Code(130)),
             Some(End::TripleFault { rip }) => Err(Problem::new(format!(
-                "the guest's processor shut down after a triple fault at {rip:#x}"
+                "the guest's processor shut down after a triple fault{}",
+                rip.map(|rip| format!(" at {rip:#x}")).unwrap_or_default()
             ))
             .hint("a kernel that resets this way on purpose wants reboot=k on its command line")
             .into()),

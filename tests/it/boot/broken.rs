@@ -4,6 +4,7 @@
 
 use crate::support::husk::{Host, Husk, kernel};
 use crate::support::kernels::{self, HALTS, MEETS_NOBODY, TRIPLE_FAULTS, says};
+use crate::support::kvm;
 use crate::support::process::Ended;
 
 /// husk's own lines of a standard error that has nothing else.
@@ -45,6 +46,14 @@ fn a_triple_fault_is_told() {
     let mut code = says("on my way\n");
     code.extend(TRIPLE_FAULTS);
     kernels::write(&kernel, &code);
+    // The int3. KVM resets an AMD processor before it tells, and the address is gone.
+    let fault = match kvm::flag("svm") {
+        true => "triple fault".to_owned(),
+        false => format!(
+            "triple fault at {:#x}",
+            kernels::CODE + code.len() as u64 - 1
+        ),
+    };
 
     let ended = Husk::boot(&host.root, &kernel)
         .options(&["-m", "64m"])
@@ -54,14 +63,11 @@ fn a_triple_fault_is_told() {
         (1, "on my way\n"),
         "{ended:?}"
     );
-    assert!(
-        complaint(&ended).contains("triple fault at 0x200"),
-        "{ended:?}"
-    );
+    assert!(complaint(&ended).contains(&fault), "{ended:?}");
 
     let ended = host.run(&["true"]).kernel(&kernel).end();
     assert_eq!((ended.code, ended.text().as_str()), (125, ""), "{ended:?}");
-    assert!(ended.stderr.contains("triple fault at 0x200"), "{ended:?}");
+    assert!(ended.stderr.contains(&fault), "{ended:?}");
     assert!(ended.stderr.contains("on my way"), "{ended:?}");
 }
 

@@ -127,7 +127,7 @@ fn images_that_cannot_be_read_are_refused() {
 
     let secret = folder.path().join("secret");
     std::fs::create_dir(&secret).expect("a folder");
-    std::fs::set_permissions(&secret, Permissions::from_mode(0)).expect("it is ours");
+    std::fs::set_permissions(&secret, Permissions::from_mode(0o000)).expect("it is ours");
     let reference = format!("dir:{}", secret.display());
     // In a user namespace without identities even root has no right to other than what the
     // modes give its own files.

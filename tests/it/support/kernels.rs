@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// Where the code is loaded and entered, in 64-bit mode.
-const CODE: u64 = 0x20_0000;
+pub const CODE: u64 = 0x20_0000;
 const ELF_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 /// COM1.

@@ -40,7 +40,12 @@ impl Drop for Turn {
 /// Whether this processor runs a guest's kernel itself. Where it does not, KVM interprets
 /// ring 0, and only a kernel that knows of it can run programs.
 pub fn runs_any_kernel() -> bool {
+    flag("vmx") || flag("svm")
+}
+
+/// Whether the host's processor has a feature, by its name in /proc/cpuinfo.
+pub fn flag(name: &str) -> bool {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").expect("/proc is mounted");
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    flags.is_some_and(|flags| flags.split(' ').any(|flag| flag == "vmx" || flag == "svm"))
+    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == name))
 }
