@@ -94,7 +94,10 @@ fn every_crate_is_ours_or_of_the_public_index() {
                 "{name} is a path dependency and not of this tree"
             ),
             Some(source) => {
-                assert!(source.starts_with("registry+"), "{name} comes from {source}");
+                assert!(
+                    source.starts_with("registry+"),
+                    "{name} comes from {source}"
+                );
                 let name = name.as_str().unwrap_or_default();
                 let version = version.as_str().unwrap_or_default();
                 let entry = format!("name = \"{name}\"\nversion = \"{version}\"\nsource =");

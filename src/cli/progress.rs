@@ -4,6 +4,8 @@
 
 use super::output::Style;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How often a changing line is redrawn at most: more is flicker, and each is a write.
@@ -66,6 +68,49 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if self.live && self.drawn.is_some() {
             let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// How long something may take before it is worth a word.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Says on a terminal what is waited for, once that has taken a second, until it is dropped.
+/// For the main thread while it waits in a loop of its own; the words are a thread's.
+#[derive(Debug)]
+pub struct Waiting(Option<(mpsc::Sender<()>, JoinHandle<()>)>);
+
+impl Waiting {
+    /// Not before the last fork of this process. A thread that cannot be had is no reason not
+    /// to wait in silence.
+    #[must_use]
+    pub fn for_the(what: &'static str, style: Style, quiet: bool) -> Self {
+        if quiet || !io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let (over, told) = mpsc::channel();
+        let started = Instant::now();
+        let speak = move || {
+            let mut pause = PATIENCE;
+            let mut progress = Progress::new(style, quiet);
+            progress.started = started;
+            what.clone_into(&mut progress.step);
+            while told.recv_timeout(pause) == Err(mpsc::RecvTimeoutError::Timeout) {
+                progress.detail("");
+                pause = REDRAW * 5;
+            }
+        };
+        let thread = thread::Builder::new().name("waiting".into()).spawn(speak);
+        Self(thread.ok().map(|thread| (over, thread)))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some((over, thread)) = self.0.take() {
+            drop(over);
+            // Its last act is to clear the line, which must come before anybody else writes.
+            let _ = thread.join();
         }
     }
 }

@@ -64,7 +64,7 @@ pub struct RunArgs {
     #[arg(
         long,
         value_name = "TIME",
-        default_value = "60s",
+        default_value = "2m",
         allow_negative_numbers = true
     )]
     timeout: String,

@@ -5,6 +5,7 @@
 use super::RunRequest;
 use super::parts::{self, Parts};
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
+use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
@@ -57,6 +58,11 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         true => terminal::raw_stdin().context("cannot use the terminal")?,
         false => None,
     };
+    let mut waiting = Some(Waiting::for_the(
+        "booting the guest",
+        printer.talk,
+        request.quiet,
+    ));
     let result = session::drive(
         Session {
             agent,
@@ -70,8 +76,17 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
             },
             window_size: &window_size,
         },
-        &mut |event| note(&event, &mut waterfall, printer, request.quiet),
+        &mut |event| {
+            if !matches!(
+                event,
+                Event::Report(Report::Mark { .. }) | Event::AgentUp(_)
+            ) {
+                waiting = None;
+            }
+            note(&event, &mut waterfall, printer, request.quiet);
+        },
     );
+    drop(waiting);
     drop(raw);
     waterfall.reached("session over");
     if let Some(format) = request.trace {
