@@ -36,27 +36,28 @@ pub fn run(control: RawFd) -> u8 {
     };
     tell_panics(&socket);
     tell_lines(&socket);
-    let end = match serve(&socket, &mut inherited) {
-        Ok(end) => end,
-        Err(error) => End::Failed {
-            message: chain(&*error),
-        },
-    };
-    let code = u8::from(matches!(end, End::Failed { .. }));
-    // If nobody listens any more there is nobody to tell.
-    if send(&socket, &Report::Ended(end)).is_ok() {
-        wait_for_farewell(&socket);
+    match serve(&socket, &mut inherited) {
+        Ok(code) => code,
+        Err(error) => {
+            let message = chain(&*error);
+            last_word(&socket, End::Failed { message })
+        }
     }
-    code
 }
 
-/// Gives the process that started this one a moment to hear the last report and go: what
-/// follows here is the kernel taking the machine apart, which on a busy host would come
-/// first and keep a person waiting.
-fn wait_for_farewell(socket: &SeqPacket) {
+/// Tells how the machine ended and returns the process's exit code. Called while the machine
+/// still stands: what follows is the kernel taking it apart, which takes tens of
+/// milliseconds, and on a busy host would keep a person waiting. So the process that started
+/// this one gets a moment to hear and go.
+fn last_word(socket: &SeqPacket, end: End) -> u8 {
     const PATIENCE_MS: u16 = 100;
-    let mut list = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-    let _ = poll(&mut list, PollTimeout::from(PATIENCE_MS));
+    let code = u8::from(matches!(end, End::Failed { .. }));
+    // If nobody listens any more there is nobody to tell, or to wait for.
+    if send(socket, &Report::Ended(end)).is_ok() {
+        let mut list = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        let _ = poll(&mut list, PollTimeout::from(PATIENCE_MS));
+    }
+    code
 }
 
 /// Complaints about the guest go the same way, and are dropped where nobody takes them.
@@ -94,9 +95,10 @@ fn chain(error: &dyn Error) -> String {
     line
 }
 
-fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<End, Box<dyn Error>> {
+/// Returns the exit code, once the machine is at its end and that is told.
+fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<dyn Error>> {
     let Some(text) = socket.recv(MAX_MESSAGE)? else {
-        return Ok(End::Stopped);
+        return Ok(0);
     };
     let config: VmConfig = serde_json::from_slice(&text)?;
     let marks = Arc::new(Marks::new(config.trace));
@@ -133,7 +135,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<End, Box<
     desk.tell_console(&running);
     marks.mark("machine ended");
     report_marks(socket, &marks);
-    Ok(end)
+    Ok(last_word(socket, end))
 }
 
 fn report_marks(socket: &SeqPacket, marks: &Marks) {
