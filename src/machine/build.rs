@@ -79,6 +79,7 @@ pub fn build(
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
     let ram = Arc::new(memory::anonymous(config.memory, &layout::HOLE)?);
+    memory::keep_small(&ram);
     marks.mark("memory mapped");
     let vm = create_vm(config, parts.kvm, &ram, marks)?;
 

@@ -17,6 +17,7 @@ use crate::devices::console_log::ConsoleLog;
 use crate::devices::serial::Serial;
 use crate::events::Source;
 use crate::kvm::Vm;
+use crate::memory;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -67,6 +68,11 @@ impl Running {
     /// How it ended, if it has.
     pub fn end(&self) -> Option<End> {
         self.shared.outcome.end()
+    }
+
+    /// The guest is past its start and stays: its memory may be backed by huge pages.
+    pub fn settle(&self) {
+        memory::allow_huge(&self.shared.ram);
     }
 
     /// The console's last lines.

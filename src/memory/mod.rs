@@ -3,9 +3,11 @@
 
 pub mod atomic;
 mod file;
+mod pages;
 pub mod vectored;
 
 pub use file::place;
+pub use pages::{allow_huge, keep_small};
 
 use std::ops::Range;
 use vm_memory::GuestAddress;

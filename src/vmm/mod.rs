@@ -22,6 +22,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, RawFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A guest that runs longer than this has come to stay.
+const START: Duration = Duration::from_secs(2);
 
 /// Runs the guest described by the first message on descriptor `control`. Returns when the
 /// machine is at its end; the process must exit then, which is what stops its vCPUs.
@@ -122,11 +126,17 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     let running = machine.start()?;
     report_marks(socket, &marks);
 
+    let mut settling = Some(Instant::now() + START);
     let end = loop {
         if let Some(end) = running.end() {
             break end;
         }
-        events.turn(-1)?;
+        let left = settling.map(|at| at.saturating_duration_since(Instant::now()));
+        events.turn(left.map_or(-1, |left| i32::try_from(left.as_millis()).unwrap_or(0)))?;
+        if settling.is_some_and(|at| Instant::now() >= at) {
+            running.settle();
+            settling = None;
+        }
         desk.answer(&running);
         report_marks(socket, &marks);
     };
