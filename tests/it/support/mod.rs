@@ -68,16 +68,29 @@ pub fn code(status: std::process::ExitStatus) -> i32 {
     status.code().or(killed).expect("it ended")
 }
 
-/// Says what the running test leaves out, where everybody sees it: the test harness hides
-/// what a passing test prints by the usual macros. A failure where HUSK_REQUIRE_KVM=1.
+/// Says that the running test is left out for want of something, and fails it where
+/// HUSK_REQUIRE_KVM=1.
 pub fn skipped(why: &str) {
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a test");
-    // Standard error may be closed; then nobody wants to know.
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+    aloud(&format!("SKIPPED {}: {why}", test()));
     let required = std::env::var_os("HUSK_REQUIRE_KVM").is_some_and(|value| value == "1");
     assert!(
         !required,
-        "HUSK_REQUIRE_KVM=1, but {test} is left out: {why}"
+        "HUSK_REQUIRE_KVM=1, but {} is left out: {why}",
+        test()
     );
+}
+
+/// Says that the running test is for the lab's run of it, by design.
+pub fn left_to_the_lab(why: &str) {
+    aloud(&format!("LEFT TO THE LAB {}: {why}", test()));
+}
+
+/// The test harness hides what a passing test prints by the usual macros.
+fn aloud(line: &str) {
+    // Standard error may be closed; then nobody wants to know.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+fn test() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
 }
