@@ -5,6 +5,7 @@
 mod broken;
 mod exit;
 mod options;
+mod readme;
 mod refusals;
 mod shapes;
 mod signals;
