@@ -23,8 +23,9 @@ fn a_terminal_is_handed_on() {
     let before = pty.modes();
     let husk = host.sh(GUEST).options(&["-i", "-t"]).env("TERM", "linux");
     let (running, scratch) = pty.start(husk);
-    running.wait_for("/dev/pts/0\r\n40 100\r\nready\r\n");
+    running.wait_for("ready");
     assert!(pty.is_raw(), "keys go to the guest, not to this terminal");
+    running.wait_for("/dev/pts/0\r\n40 100\r\nready\r\n");
 
     pty.types(b"hello\r");
     running.wait_for("hello\r\n<hello>\r\n");
