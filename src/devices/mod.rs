@@ -10,6 +10,7 @@ pub mod console_log;
 pub mod reset;
 pub mod rng;
 pub mod serial;
+pub mod sleep;
 mod stdio;
 pub mod vsock;
 

@@ -7,6 +7,7 @@ use super::marks::Marks;
 use super::outcome::Outcome;
 use super::vcpu::{self, Core};
 use super::wiring::Wiring;
+use crate::arch::acpi::{self, AcpiError, Slot};
 use crate::arch::boot::Entry;
 use crate::arch::host::{self, HostKind};
 use crate::arch::{self, completion, cpuid, layout, mptable};
@@ -48,6 +49,8 @@ pub enum BuildError {
     Xsave(#[from] XsaveError),
     #[error(transparent)]
     MpTable(#[from] mptable::MpTableError),
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
 }
 
 /// Everything of the host the machine uses, open.
@@ -85,17 +88,19 @@ pub fn build(
 
     let log = ConsoleLog::new(Some(on_panic));
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
-    wiring.add_reset(outcome)?;
+    wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
     wiring.add_virtio(config, parts.drives, parts.vsock)?;
-    let (board, mut words) = wiring.finish();
+    let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
+    let mut words: Vec<String> = slots.iter().map(device_word).collect();
     words.extend(host.kernel_words().iter().map(|word| (*word).to_owned()));
     let mut mark = |name| marks.mark(name);
     let entry = boot::load(&ram, &config.boot, parts.boot, &words, &mut mark)?;
     let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
     mptable::write(&ram, cpus)?;
+    acpi::write(&ram, cpus, &slots)?;
     marks.mark("tables written");
 
     let vcpus = vcpus(&vm, cpus, host, entry)?;
@@ -115,6 +120,12 @@ pub fn build(
         serial,
         log,
     })
+}
+
+/// A kernel without ACPI is told of a device on its command line
+/// (Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
+fn device_word(slot: &Slot) -> String {
+    format!("virtio_mmio.device=4K@{:#x}:{}", slot.base, slot.gsi)
 }
 
 fn create_vm(

@@ -6,6 +6,7 @@
 use super::build::{BuildError, Console};
 use super::marks::Marks;
 use super::outcome::Outcome;
+use crate::arch::acpi::Slot;
 use crate::arch::layout;
 use crate::bus::BusBuilder;
 use crate::config::{self, ConsoleKind, VmConfig};
@@ -13,6 +14,7 @@ use crate::control::End;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
+use crate::devices::sleep::Sleep;
 use crate::devices::{self, HostPort, Spec};
 use crate::events::Source;
 use crate::irq::IrqLine;
@@ -41,9 +43,7 @@ pub struct Wiring<'a> {
     ram: Arc<GuestRam>,
     marks: Arc<Marks>,
     board: Board,
-    /// Devices a kernel without ACPI is told of on its command line
-    /// (Documentation/admin-guide/kernel-parameters.txt, `virtio_mmio.device`).
-    words: Vec<String>,
+    slots: Vec<Slot>,
 }
 
 impl<'a> Wiring<'a> {
@@ -53,18 +53,27 @@ impl<'a> Wiring<'a> {
             ram,
             marks,
             board: Board::default(),
-            words: Vec::new(),
+            slots: Vec::new(),
         }
     }
 
-    pub fn finish(self) -> (Board, Vec<String>) {
-        (self.board, self.words)
+    /// Also where the virtio devices are, for the tables and words that tell the kernel.
+    pub fn finish(self) -> (Board, Vec<Slot>) {
+        (self.board, self.slots)
     }
 
-    pub fn add_reset(&mut self, outcome: &Arc<Outcome>) -> Result<(), BuildError> {
-        let outcome = Arc::clone(outcome);
-        let reset = Reset::new(Box::new(move || outcome.tell(End::Reset)));
-        self.board.ports.add(layout::RESET_PORTS, Arc::new(reset))?;
+    /// The two ways a guest ends its machine: by a reset, and by switching it off.
+    pub fn add_ends(&mut self, outcome: &Arc<Outcome>) -> Result<(), BuildError> {
+        let told = Arc::clone(outcome);
+        let reset = Reset::new(Box::new(move || told.tell(End::Reset)));
+        let told = Arc::clone(outcome);
+        let sleep = Sleep::new(
+            layout::SLEEP_TYPE_OFF,
+            Box::new(move || told.tell(End::PowerOff)),
+        );
+        let ports = &mut self.board.ports;
+        ports.add(layout::RESET_PORTS, Arc::new(reset))?;
+        ports.add(layout::SLEEP_PORTS, Arc::new(sleep))?;
         Ok(())
     }
 
@@ -132,12 +141,16 @@ impl<'a> Wiring<'a> {
     fn add(&mut self, spec: Spec) -> Result<(), BuildError> {
         let name = spec.name();
         let device = devices::build(spec).map_err(named(name))?.device;
-        let index = u8::try_from(self.words.len()).map_err(|_| BuildError::Lines)?;
+        let index = u8::try_from(self.slots.len()).map_err(|_| BuildError::Lines)?;
         let gsi = layout::FIRST_DEVICE_GSI
             .checked_add(index)
             .filter(|gsi| *gsi < layout::GSI_COUNT)
             .ok_or(BuildError::Lines)?;
-        let base = layout::MMIO_BASE + u64::from(index) * layout::MMIO_STRIDE;
+        let slot = Slot {
+            base: layout::MMIO_BASE + u32::from(index) * layout::MMIO_STRIDE,
+            gsi,
+        };
+        let base = u64::from(slot.base);
 
         let marks = Arc::clone(&self.marks);
         let observer = Arc::new(move |milestone| match milestone {
@@ -156,8 +169,7 @@ impl<'a> Wiring<'a> {
             .mmio
             .add(base..base + transport::SIZE, Arc::clone(&mmio) as _)?;
         self.board.sources.push(mmio);
-        self.words
-            .push(format!("virtio_mmio.device=4K@{base:#x}:{gsi}"));
+        self.slots.push(slot);
         Ok(())
     }
 }

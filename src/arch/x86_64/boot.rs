@@ -92,6 +92,7 @@ fn write_zero_page(ram: &GuestRam, image: &Image, cmdline: usize) -> Result<(), 
         }),
         ..Default::default()
     };
+    params.acpi_rsdp_addr = layout::RSDP;
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = u32::try_from(layout::CMDLINE).unwrap_or(0);
     params.hdr.cmdline_size = u32::try_from(cmdline).unwrap_or(0);

@@ -25,13 +25,16 @@ pub const EBDA: u64 = 0x9_fc00;
 pub const MP_TABLE: u32 = 0xe_0000;
 /// Room for the MP table: 254 processors take 5,080 bytes.
 pub const MP_TABLE_SIZE: usize = 0x4000;
+/// Where a kernel that is not told looks for the ACPI tables' root (ACPI 6.5, section 5.2.5.1);
+/// the others follow it.
+pub const RSDP: u64 = 0xf_0000;
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 
 /// No RAM here: device registers, then the interrupt controllers' and KVM's own pages.
 pub const HOLE: Range<u64> = 0xd000_0000..0x1_0000_0000;
 /// Device registers, one page each.
-pub const MMIO_BASE: u64 = 0xd000_0000;
-pub const MMIO_STRIDE: u64 = 0x1000;
+pub const MMIO_BASE: u32 = 0xd000_0000;
+pub const MMIO_STRIDE: u32 = 0x1000;
 
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
 pub const IO_APIC: u32 = 0xfec0_0000;
@@ -40,6 +43,15 @@ pub const GSI_COUNT: u8 = 24;
 /// The first line no legacy device of ours uses.
 pub const FIRST_DEVICE_GSI: u8 = 5;
 
+pub const SERIAL_PORT: u16 = 0x3f8;
 pub const SERIAL_PORTS: Range<u64> = 0x3f8..0x400;
 pub const SERIAL_GSI: u8 = 4;
 pub const RESET_PORTS: Range<u64> = 0x60..0x65;
+/// Resets the machine when it is given `RESET_COMMAND`.
+pub const RESET_COMMAND_PORT: u16 = 0x64;
+pub const RESET_COMMAND: u8 = 0xfe;
+/// ACPI's sleep control register, and behind it the sleep status register.
+pub const SLEEP_PORT: u16 = 0x600;
+pub const SLEEP_PORTS: Range<u64> = 0x600..0x602;
+/// The sleep type of S5, off.
+pub const SLEEP_TYPE_OFF: u8 = 5;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! x86-64: where things lie, how a kernel is entered, what a processor shows.
 
+pub mod acpi;
 pub mod assist;
 pub mod boot;
 pub mod completion;
