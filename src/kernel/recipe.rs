@@ -51,6 +51,8 @@ const PATCHES: &[Text] = embed!("patches":
     "0006-params-publish-a-modules-parameters-once.patch",
     "0007-x86-give-per-CPU-areas-the-size-they-need.patch",
     "0008-x86-mm-do-not-poison-memory-the-boot-gives-back.patch",
+    "0009-mm-let-the-VMM-write-out-runs-of-alike-struct-pages.patch",
+    "0010-x86-alternative-do-not-decode-what-needs-no-decoding.patch",
 );
 
 /// Fixed, so that the same inputs give the same bytes.
