@@ -48,9 +48,14 @@ const PATCHES: &[Text] = embed!("patches":
     "0003-x86-end-a-VM-without-ACPI-by-a-reset.patch",
     "0004-mm-slub-make-sys-kernel-slab-only-on-request.patch",
     "0005-x86-mm-look-at-a-page-table-entry-before-the-memory-map.patch",
-    "0006-params-publish-a-modules-parameters-once.patch",
+    "0006-params-make-sys-module-only-on-request.patch",
     "0007-x86-give-per-CPU-areas-the-size-they-need.patch",
-    "0008-x86-mm-do-not-poison-memory-the-boot-gives-back.patch",
+    "0008-x86-mm-leave-memory-the-boot-gives-back-as-it-is.patch",
+    "0009-mm-let-the-VMM-write-out-runs-of-alike-struct-pages.patch",
+    "0010-x86-alternative-do-not-decode-what-needs-no-decoding.patch",
+    "0011-mm-irq-fewer-folders-in-sysfs.patch",
+    "0012-ipv4-a-table-of-IP-identifiers-that-does-not-grow.patch",
+    "0013-tick-a-longer-stride-where-the-kernel-is-interpreted.patch",
 );
 
 /// Fixed, so that the same inputs give the same bytes.

@@ -15,6 +15,9 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _};
 pub const PORT: u16 = 0x5f0;
 /// Longest block of one request: bounds the time a vCPU thread spends on the guest's word.
 const MAX_LENGTH: u64 = 2 << 20;
+/// Longest element of an array, in words: a guest's word for the size of a buffer of ours.
+const MAX_ELEMENT_WORDS: usize = 32;
+const WORD: usize = 8;
 /// Where Linux maps all RAM when it does not randomise (Documentation/arch/x86/x86_64/mm.rst).
 const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 /// Where Linux maps its own image, from guest-physical zero.
@@ -25,6 +28,7 @@ mod operation {
     pub const CLEAR: u8 = 1;
     pub const COPY: u8 = 2;
     pub const FILL: u8 = 3;
+    pub const REPEAT: u8 = 4;
 }
 
 /// Does what the registers ask for and leaves the answer in RAX: 0 done, 1 not done.
@@ -43,10 +47,12 @@ fn attempt(regs: &kvm_regs, ram: &GuestRam) -> Option<()> {
         operation::CLEAR => fill(ram, physical(regs.rdi)?, length, 0),
         operation::FILL => fill(ram, physical(regs.rdi)?, length, pattern),
         operation::COPY => {
+            // `memmove`: the guest's memcpy and memmove may both come here.
             let from = ram.get_slice(physical(regs.rsi)?, length).ok()?;
             from.copy_to_volatile_slice(to);
             Some(())
         }
+        operation::REPEAT => repeat(ram, physical(regs.rdi)?, length, pattern.into(), regs.rsi),
         _ => None,
     }
 }
@@ -64,6 +70,40 @@ fn fill(ram: &GuestRam, at: GuestAddress, length: usize, byte: u8) -> Option<()>
         ram.write_slice(&pattern[..piece], GuestAddress(at.0 + offset))
             .ok()?;
         done += piece;
+    }
+    Some(())
+}
+
+/// Writes the array's first element over all others. `own` is the address by which elements
+/// know themselves: a word that points into the first one points into each copy alike (an
+/// empty list head, say).
+fn repeat(ram: &GuestRam, at: GuestAddress, length: usize, words: usize, own: u64) -> Option<()> {
+    let size = words * WORD;
+    if words == 0 || words > MAX_ELEMENT_WORDS || !length.is_multiple_of(size) {
+        return None;
+    }
+    let mut first = [0; MAX_ELEMENT_WORDS * WORD];
+    ram.read_slice(&mut first[..size], at).ok()?;
+    let within = u64::try_from(size).ok()?;
+    let mut piece = [0; 4096];
+    let elements = piece.len() / size;
+    let mut index = 1;
+    while index < length / size {
+        let count = elements.min(length / size - index);
+        for (nth, copy) in piece.chunks_exact_mut(size).take(count).enumerate() {
+            let moved = u64::try_from((index + nth) * size).ok()?;
+            for (to, from) in copy.chunks_exact_mut(WORD).zip(first.chunks_exact(WORD)) {
+                let mut word = u64::from_le_bytes(from.try_into().ok()?);
+                if word.wrapping_sub(own) < within {
+                    word = word.wrapping_add(moved);
+                }
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        let offset = u64::try_from(index * size).ok()?;
+        ram.write_slice(&piece[..count * size], GuestAddress(at.0 + offset))
+            .ok()?;
+        index += count;
     }
     Some(())
 }
@@ -120,6 +160,41 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_over_itself_moves_the_bytes_unharmed() {
+        for (from, to) in [(0x1000, 0x1007), (0x1007, 0x1000), (0x1000, 0x1800)] {
+            let ram = ram();
+            let before = read(&ram, from, 0x1800);
+            assert_eq!(ask(&ram, 2, DIRECT_MAP + to, DIRECT_MAP + from, 0x1800), 0);
+            assert_eq!(read(&ram, to, 0x1800), before, "{from:#x} to {to:#x}");
+        }
+    }
+
+    #[test]
+    fn an_element_is_repeated_and_its_pointers_to_itself_move_along() {
+        const OWN: u64 = 0xffff_ea00_0000_1000;
+        const COUNT: u64 = 200;
+        let ram = ram();
+        let element = |index: u64| {
+            let own = OWN + index * 32;
+            [own + 8, own + 31, OWN - 1, OWN + 32]
+                .map(u64::to_le_bytes)
+                .concat()
+        };
+        let beyond = read(&ram, 0x1000 + COUNT * 32, 64);
+        ram.write_slice(&element(0), GuestAddress(0x1000))
+            .expect("RAM");
+        assert_eq!(ask(&ram, 0x0404, DIRECT_MAP + 0x1000, OWN, COUNT * 32), 0);
+        for index in 0..COUNT {
+            assert_eq!(
+                read(&ram, 0x1000 + index * 32, 32),
+                element(index),
+                "{index}"
+            );
+        }
+        assert_eq!(read(&ram, 0x1000 + COUNT * 32, 64), beyond);
+    }
+
+    #[test]
     fn what_is_not_ram_is_refused_untouched() {
         let ram = ram();
         let before = read(&ram, 0, 0x10000);
@@ -131,6 +206,10 @@ mod tests {
             (1, DIRECT_MAP, 0, u64::MAX),
             (1, DIRECT_MAP, 0, MAX_LENGTH + 1),
             (2, DIRECT_MAP, DIRECT_MAP + (8 << 20), 16),
+            (0x0004, DIRECT_MAP, 0, 64),
+            (0x2104, DIRECT_MAP, 0, 0x2100 * 8),
+            (0x0804, DIRECT_MAP, 0, 100),
+            (0x0804, DIRECT_MAP + (4 << 20) - 64, 0, 128),
             (9, DIRECT_MAP, DIRECT_MAP, 16),
         ] {
             assert_eq!(ask(&ram, rax, rdi, rsi, rcx), 1, "{rax} {rdi:#x} {rcx:#x}");

@@ -38,10 +38,17 @@ impl HostKind {
     /// Words for the kernel's command line. Where ring 0 is interpreted, features whose
     /// instructions leave KVM at every use, or move bytes one by one, are hidden from the
     /// kernel (KVM shows some of them whatever its CPUID table says), and block operations
-    /// are asked of us (`assist`).
+    /// are asked of us (`assist`). No speculation happens in interpreted code, so nothing is
+    /// mitigated there; and write-protecting the kernel from itself costs half a second.
     pub fn kernel_words(self) -> &'static [&'static str] {
         if self.interprets_ring0() {
-            &["clearcpuid=smap,popcnt,cx16,erms,fsrm", "husk.assist=1"]
+            &[
+                "husk.assist=1",
+                "clearcpuid=smap,smep,umip,popcnt,cx16,erms,fsrm,fsrs,invpcid",
+                "mitigations=off",
+                "no-steal-acc",
+                "rodata=off",
+            ]
         } else {
             &[]
         }

@@ -28,7 +28,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// vsock device, so all may use it.
 const GUEST_CID: u32 = 3;
 /// `quiet` comes first: the early console repeats what was printed before it.
-const CMDLINE: &str = "quiet earlyprintk=serial,ttyS0,115200,keep panic=-1 reboot=k";
+const CMDLINE: &str = "quiet earlyprintk=serial,ttyS0,115200,keep panic=-1 reboot=k,f \
+    tsc=reliable rcupdate.rcu_expedited=1";
 
 /// Everything, open. `opened` is dropped once the machine's process has it.
 pub struct Parts {
