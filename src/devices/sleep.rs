@@ -49,7 +49,9 @@ mod tests {
         let seen = Arc::clone(&count);
         let sleep = Sleep::new(
             5,
-            Box::new(move || { seen.fetch_add(1, Ordering::Relaxed); }),
+            Box::new(move || {
+                seen.fetch_add(1, Ordering::Relaxed);
+            }),
         );
         for (offset, data) in [
             (0, &[5 << 2][..]),

@@ -260,6 +260,8 @@ impl<'a> Talk<'a> {
                     }
                 }
                 Ok(Signal::SIGINT | Signal::SIGTERM) => self.asked_to_end(number),
+                // Without a process yet there is nobody else for whom they could be.
+                Ok(Signal::SIGHUP | Signal::SIGQUIT) if !self.started => self.asked_to_end(number),
                 Ok(_) => self.tell(&Message::Signal { number }),
                 Err(_) => {}
             }
