@@ -261,7 +261,9 @@ impl Bench {
 
     pub fn run_while(self, meanwhile: impl FnOnce(&Running)) -> Ran {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let child = Command::new(env!("HUSK_AGENT"))
+        // As the kernel starts a PID 1, whatever this test's own starter ignores.
+        let child = Command::new("env")
+            .args(["--default-signal", env!("HUSK_AGENT")])
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();
