@@ -85,7 +85,8 @@ fn another_user_needs_root_and_is_complete() {
 #[test]
 fn the_process_starts_as_any_other_but_in_a_session_of_its_own() {
     let same = "grep -E 'SigBlk|SigIgn' /proc/self/status; ls /proc/self/fd | wc -l";
-    let shell = Command::new("/bin/sh").args(["-c", same]).output().unwrap();
+    let shell = ["--default-signal", "/bin/sh", "-c", same];
+    let shell = Command::new("env").args(shell).output().unwrap();
     let script = format!("{same}; ps -o pid=,pgid=,sid= -p $$ | awk '{{print $1==$2, $2==$3}}'");
     let ran = Bench::new(sh(&script)).run();
     assert_eq!(text(&ran.stdout), format!("{}1 1\n", text(&shell.stdout)));
