@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Longest message either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
+/// The mark at which the guest begins: nothing in it can be older.
+pub const FIRST_INSTRUCTION: &str = "first guest instruction";
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// End the machine now, without asking the guest.

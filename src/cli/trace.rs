@@ -7,6 +7,7 @@
 //! says hello, so they are off by at most the time that message travelled.
 
 use super::output::Style;
+use crate::control::FIRST_INSTRUCTION;
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -117,17 +118,23 @@ impl Waterfall {
     }
 
     /// A mark on the guest's clock. Kept aside until the clocks are tied. The guest names
-    /// any time it likes; one outside the host clock's range is pinned to its end.
+    /// any time it likes, and its clock may run ahead; a mark that would come before its first
+    /// instruction is held to that.
     pub fn add_guest(&mut self, name: impl Into<String>, guest: u64) {
         let name = name.into();
         match self.guest_offset {
             None => self.early.push((name, guest)),
             Some(offset) => self.add(Mark {
                 name,
-                at: guest.saturating_add_signed(offset),
+                at: guest.saturating_add_signed(offset).max(self.guest_began()),
                 source: Source::Guest,
             }),
         }
+    }
+
+    fn guest_began(&self) -> u64 {
+        let began = |mark: &&Mark| mark.source == Source::Vmm && mark.name == FIRST_INSTRUCTION;
+        self.marks.iter().find(began).map_or(0, |mark| mark.at)
     }
 
     /// As asked, with a line's end.
@@ -365,5 +372,21 @@ mod tests {
         let now = Mark::now("now", Source::Host);
         let exec = Mark::exec_estimate();
         assert!(exec.at > 0 && exec.at < now.at + 1_000_000_000);
+    }
+
+    #[test]
+    fn a_guest_whose_clock_runs_ahead_does_not_come_before_its_first_instruction() {
+        let mark = |name: &str, at, source| Mark {
+            name: name.into(),
+            at,
+            source,
+        };
+        let mut waterfall = Waterfall::starting(mark("exec", 1000, Source::Host));
+        waterfall.add(mark(FIRST_INSTRUCTION, 1500, Source::Vmm));
+        waterfall.tie_guest_clock(5000, 4500);
+        waterfall.add_guest("early", 10);
+        waterfall.add_guest("later", 2000);
+        let at: Vec<u64> = waterfall.marks.iter().map(|mark| mark.at).collect();
+        assert_eq!(at, [1000, 1500, 1500, 2500]);
     }
 }

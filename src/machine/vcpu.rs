@@ -6,7 +6,7 @@ use super::outcome::Outcome;
 use crate::arch::assist;
 use crate::arch::completion::{self, Cpu as _, CpuError, VcpuState};
 use crate::bus::Bus;
-use crate::control::End;
+use crate::control::{End, FIRST_INSTRUCTION};
 use crate::kvm::xsave::XsaveBuffer;
 use crate::kvm::{Exit, KvmError, Vcpu};
 use crate::memory::GuestRam;
@@ -40,7 +40,7 @@ pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> 
         .name(format!("vcpu-{}", core.vcpu.index()))
         .spawn(move || {
             if core.vcpu.index() == 0 {
-                shared.marks.mark("first guest instruction");
+                shared.marks.mark(FIRST_INSTRUCTION);
             }
             let end = run(&mut core, &shared);
             shared.outcome.tell(end);
