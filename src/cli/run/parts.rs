@@ -109,7 +109,7 @@ fn open_image(
     progress: &mut Progress,
 ) -> Result<RootFs, Problem> {
     let mut reporter = |step: image::Progress<'_>| match step {
-        image::Progress::Waiting => progress.step("waiting for another husk to make this image"),
+        image::Progress::Waiting => progress.detail("waiting for another husk to make this image"),
         image::Progress::Unpacking { done } => progress.detail(&format!("unpacking, {done} bytes")),
         image::Progress::Writing { done, total } => {
             progress.detail(&format!("making the image, {done} of {total} bytes"));
