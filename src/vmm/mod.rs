@@ -123,8 +123,9 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     }
     let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome));
     events.add(Arc::clone(&desk) as Arc<dyn Source>);
+    // What was marked so far is told at the first turn of the loop: each mark wakes a process, and
+    // the guest is to start first.
     let running = machine.start()?;
-    report_marks(socket, &marks);
 
     let mut settling = Some(Instant::now() + START);
     let end = loop {
