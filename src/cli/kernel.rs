@@ -178,10 +178,7 @@ fn table(rows: &[Row]) -> String {
 }
 
 fn problem(error: KernelError) -> Problem {
-    let mut problem = Problem::new(error.to_string());
-    if let Some(cause) = std::error::Error::source(&error) {
-        problem = problem.because(cause);
-    }
+    let problem = Problem::of(&error);
     match error.hint() {
         Some(hint) => problem.hint(hint),
         None => problem,

@@ -70,6 +70,16 @@ impl Problem {
         self
     }
 
+    /// A problem that is `error`, with what lies below it as causes.
+    #[must_use]
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let problem = Self::new(error.to_string());
+        match error.source() {
+            Some(cause) => problem.because(cause),
+            None => problem,
+        }
+    }
+
     /// A problem whose causes are those of `error`, itself first.
     #[must_use]
     pub fn because(mut self, error: &(dyn Error + 'static)) -> Self {

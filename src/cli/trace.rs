@@ -8,7 +8,7 @@
 
 use super::output::Style;
 use crate::control::FIRST_INSTRUCTION;
-use nix::time::{ClockId, clock_gettime};
+use crate::sys::clock;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -49,7 +49,7 @@ impl Mark {
     pub fn now(name: impl Into<String>, source: Source) -> Self {
         Self {
             name: name.into(),
-            at: nanos(ClockId::CLOCK_MONOTONIC),
+            at: clock::monotonic_ns(),
             source,
         }
     }
@@ -60,22 +60,11 @@ impl Mark {
     /// `main`, which is reading the program from disk the first time.
     #[must_use]
     pub fn exec_estimate() -> Self {
-        let spent = nanos(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+        let spent = clock::process_cpu_ns();
         let mut mark = Self::now("exec", Source::Host);
         mark.at = mark.at.saturating_sub(spent);
         mark
     }
-}
-
-fn nanos(clock: ClockId) -> u64 {
-    // Both clocks exist on every kernel that has KVM, and never run before zero.
-    let Ok(time) = clock_gettime(clock) else {
-        return 0;
-    };
-    let part = |value: i64| u64::try_from(value).unwrap_or(0);
-    part(time.tv_sec())
-        .saturating_mul(1_000_000_000)
-        .saturating_add(part(time.tv_nsec()))
 }
 
 /// The marks of one run.

@@ -17,16 +17,12 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vm_superio::Trigger;
 use vm_superio::serial::NoEvents;
 use vmm_sys_util::eventfd::EventFd;
-
-/// The ports of the first serial port, on the port I/O bus.
-pub const COM1: Range<u64> = 0x3f8..0x400;
 
 /// How long characters gather before they are written: below what a person notices, above
 /// the time a guest takes to print a line.

@@ -31,13 +31,6 @@ impl Outcome {
         }
     }
 
-    pub fn is_told(&self) -> bool {
-        self.end
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
-    }
-
     pub fn end(&self) -> Option<End> {
         self.end
             .lock()
@@ -58,7 +51,7 @@ mod tests {
     #[test]
     fn the_first_end_stands() {
         let outcome = Outcome::new().expect("an eventfd");
-        assert!(!outcome.is_told());
+        assert_eq!(outcome.end(), None);
         outcome.tell(End::Reset);
         outcome.tell(End::Stopped);
         assert_eq!(outcome.end(), Some(End::Reset));

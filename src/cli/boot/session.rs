@@ -123,7 +123,7 @@ fn watch(
         if ready[1] {
             while let Some(signal) = signals.next()? {
                 if signal != nix::sys::signal::Signal::SIGWINCH {
-                    stop(machine, ended);
+                    stop(machine);
                 }
             }
         }
@@ -132,7 +132,7 @@ fn watch(
         {
             match typed {
                 Typed::Passed => {}
-                Typed::Escape => stop(machine, ended),
+                Typed::Escape => stop(machine),
                 Typed::End => *keys = None,
             }
         }
@@ -175,8 +175,7 @@ fn wait(machine: &Spawned, signals: &Signals, keys: Option<&Keys>) -> io::Result
     Ok(ready)
 }
 
-fn stop(machine: &Spawned, ended: &mut Ended) {
-    ended.asked = true;
+fn stop(machine: &Spawned) {
     // A machine that is gone already has ended as asked.
     let _ = machine.control.send(&Request::Stop);
 }
@@ -185,7 +184,6 @@ fn stop(machine: &Spawned, ended: &mut Ended) {
 struct Ended {
     end: Option<End>,
     panic: Option<String>,
-    asked: bool,
     /// Of the machine's process, where it ended without a word.
     code: i32,
 }

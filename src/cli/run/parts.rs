@@ -119,10 +119,7 @@ fn open_image(
         }
     };
     image::open(&request.image, cache, &mut reporter).map_err(|error| {
-        let mut problem = Problem::new(error.to_string());
-        if let Some(cause) = std::error::Error::source(&error) {
-            problem = problem.because(cause);
-        }
+        let problem = Problem::of(&error);
         match error.hint() {
             Some(hint) => problem.hint(hint),
             None => problem,

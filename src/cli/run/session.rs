@@ -160,13 +160,9 @@ fn refuse(error: &SessionError, printer: &Printer) -> Result<ExitStatus, Failure
             printer.talk(&format!("  | {}\n", visible(line)));
         }
     }
-    let mut problem = Problem::new(error.to_string());
-    if let Some(cause) = std::error::Error::source(error) {
-        problem = problem.because(cause);
-    }
     Err(Failure {
         status: ExitStatus::Code(error.code()),
-        problems: vec![problem],
+        problems: vec![Problem::of(error)],
     })
 }
 
