@@ -240,17 +240,34 @@ impl Printer {
     }
 }
 
+/// A guest's words may stand in an error, and go to a terminal: none of them may be an escape
+/// sequence. Lines stay lines.
+pub fn visible(text: &str) -> String {
+    let shown = |letter: char| match letter {
+        '\n' | '\t' => letter,
+        _ if letter.is_control() => '\u{fffd}',
+        _ => letter,
+    };
+    text.chars().map(shown).collect()
+}
+
 fn render(failure: &Failure, style: Style) -> String {
     let mut text = String::new();
     for problem in &failure.problems {
-        let _ = writeln!(text, "{}husk:{} {}", style.bad, style.off, problem.what);
+        let _ = writeln!(
+            text,
+            "{}husk:{} {}",
+            style.bad,
+            style.off,
+            visible(&problem.what)
+        );
         let mut said = problem.what.clone();
         let mut number = 0;
         for cause in &problem.causes {
             // Many errors repeat their source; a line that says nothing new is left out.
             if !said.contains(cause.as_str()) {
                 number += 1;
-                let _ = writeln!(text, "  {number}: {cause}");
+                let _ = writeln!(text, "  {number}: {}", visible(cause));
                 said.clone_from(cause);
             }
         }
@@ -271,6 +288,17 @@ fn render(failure: &Failure, style: Style) -> String {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+
+    #[test]
+    fn words_of_a_guest_are_no_escape_sequences() {
+        let cause = io::Error::other("\x1b[2Jcause");
+        let problem = Problem::new("panicked: \x1b]0;title\x07").because(&cause);
+        let text = render(&Failure::operator([problem]), Style::PLAIN);
+        assert_eq!(
+            text,
+            "husk: panicked: \u{fffd}]0;title\u{fffd}\n  1: \u{fffd}[2Jcause\n"
+        );
+    }
 
     #[test]
     fn a_failure_is_a_line_then_causes_then_hints() {

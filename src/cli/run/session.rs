@@ -4,7 +4,7 @@
 
 use super::RunRequest;
 use super::parts::{self, Parts};
-use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
@@ -164,17 +164,4 @@ fn refuse(error: &SessionError, printer: &Printer) -> Result<ExitStatus, Failure
         status: ExitStatus::Code(error.code()),
         problems: vec![Problem::of(error)],
     })
-}
-
-/// The guest's words go to a terminal: none of them may be an escape sequence.
-fn visible(line: &str) -> String {
-    line.chars()
-        .map(|letter| {
-            if letter.is_control() {
-                '\u{fffd}'
-            } else {
-                letter
-            }
-        })
-        .collect()
 }
