@@ -1,12 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Values parsed once at the edge and then known to be good: sizes and spans of time.
+//! Values parsed once at the edge and then known to be good: sizes, spans of time, and
+//! which of the guest kernels is meant.
 //!
 //! Pure and thread-free. Integer arithmetic only: a size is never rounded through a
 //! float, and what does not fit is an error, never a wrapped number.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+
+/// Which guest kernel. Its ring is the one all of it but a page of stubs runs in: ring 0 on
+/// hardware, ring 3 where KVM interprets ring 0 and runs ring 3 natively.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    #[default]
+    Ring0,
+    Ring3,
+}
+
+impl Variant {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ring0 => "ring0",
+            Self::Ring3 => "ring3",
+        }
+    }
+
+    #[must_use]
+    pub const fn ring(self) -> u8 {
+        match self {
+            Self::Ring0 => 0,
+            Self::Ring3 => 3,
+        }
+    }
+}
 
 /// Digits accepted after a decimal point; more would not change a byte of a size anyone
 /// writes, and an unbounded run of them is how a number gets to overflow.

@@ -18,6 +18,7 @@ mod doctor;
 mod kernel;
 mod launch;
 mod man;
+mod ring;
 mod run;
 mod shape;
 mod usage;

@@ -4,6 +4,7 @@
 //! The tool side opens every file and passes descriptors, so the process that runs
 //! the guest opens no path: `HostFile::fd` is a descriptor number that process inherits.
 
+use crate::units::Variant;
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ pub struct VmConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Boot {
     pub kernel: HostFile,
+    /// What the kernel must be; none takes it as it is.
+    pub variant: Option<Variant>,
     pub initrd: Option<HostFile>,
     /// What the operator wants on the command line; the machine appends its devices.
     pub cmdline: String,

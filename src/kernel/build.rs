@@ -127,7 +127,7 @@ impl Steps {
     }
 
     fn patch(&mut self, name: &str, text: &str) -> Result<(), KernelError> {
-        let file = self.staging.join(name);
+        let file = self.staging.join(name.replace('/', "-"));
         fs::write(&file, text).map_err(failed("write", &file))?;
         let mut patch = Command::new("patch");
         patch.args([

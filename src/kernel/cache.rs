@@ -209,6 +209,7 @@ fn read_entry(folder: &Path) -> Result<Kernel, KernelError> {
         vmlinux: folder.join("vmlinux"),
         system_map: folder.join("System.map"),
         config: folder.join("config"),
+        variant: record.variant,
         version: record.version,
         built_at: record.built_at,
     })

@@ -20,6 +20,30 @@ impl fmt::Display for Lost {
     }
 }
 
+/// The fragments as one text. Of lines that set one option only the last stays: Kconfig would
+/// take it too, but a choice it had answered by the first line it would leave answered.
+pub(super) fn merge(fragments: &[&str]) -> String {
+    let mut all = String::new();
+    for fragment in fragments {
+        all.push_str(fragment);
+        all.push('\n');
+    }
+    let last: HashMap<&str, usize> = all
+        .lines()
+        .enumerate()
+        .filter_map(|(at, line)| Some((parse(line)?.0, at)))
+        .collect();
+    let stays = |at: usize, line: &str| parse(line).is_none_or(|(option, _)| last[option] == at);
+    let mut merged = String::with_capacity(all.len());
+    for (at, line) in all.lines().enumerate() {
+        if stays(at, line) {
+            merged.push_str(line);
+            merged.push('\n');
+        }
+    }
+    merged
+}
+
 /// What an option that is off, or unknown, reads as.
 const OFF: &str = "n";
 
@@ -86,6 +110,19 @@ mod tests {
             join(&lost),
             "CONFIG_GONE=y (it is n), CONFIG_N=64 (it is 8), CONFIG_FORCED=n (it is y)"
         );
+    }
+
+    #[test]
+    fn a_later_fragment_overrides_an_earlier_one() {
+        let ordinary = "# why\nCONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=1";
+        let merged = merge(&[ordinary, "# CONFIG_A is not set\nCONFIG_B=y\n"]);
+        assert_eq!(
+            merged,
+            "# why\nCONFIG_C=1\n# CONFIG_A is not set\nCONFIG_B=y\n\n"
+        );
+        assert_eq!(lost(&merged, "CONFIG_B=y\nCONFIG_C=1\n"), []);
+        assert_eq!(join(&lost(&merged, "CONFIG_C=1\n")), "CONFIG_B=y (it is n)");
+        assert_eq!(merge(&[ordinary]), format!("{ordinary}\n"));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod source;
 use std::path::{Path, PathBuf};
 
 pub use config::Lost;
+pub use crate::units::Variant;
 pub use provenance::Provenance;
 
 use cache::Cache;
@@ -36,6 +37,7 @@ pub struct Kernel {
     pub system_map: PathBuf,
     /// The configuration as Kconfig completed it.
     pub config: PathBuf,
+    pub variant: Variant,
     /// What `uname -r` says in the guest.
     pub version: String,
     /// Seconds since the epoch.
@@ -107,21 +109,25 @@ impl KernelError {
     }
 }
 
-/// The kernel this binary's recipe makes of the installed source package, building it if the
+/// The kernel this binary's recipe for `variant` makes of the installed source package, building it if the
 /// cache has none. `cache` is husk's cache directory; it is created if need be.
-pub fn ensure(cache: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Kernel, KernelError> {
+pub fn ensure(
+    cache: &Path,
+    variant: Variant,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Kernel, KernelError> {
     ensure_with(
-        &Recipe::embedded(),
+        &Recipe::embedded(variant),
         Path::new(source::PACKAGE),
         cache,
         progress,
     )
 }
 
-/// The newest kernel of this binary's recipe that is ready to boot. Costs two file reads and
+/// The newest kernel of this binary's recipe for `variant` that is ready to boot. Costs two file reads and
 /// asks neither the source package nor the compiler, so that a start need not wait for them.
-pub fn find(cache: &Path) -> Result<Option<Kernel>, KernelError> {
-    Cache::at(cache).current(&Recipe::embedded().digest())
+pub fn find(cache: &Path, variant: Variant) -> Result<Option<Kernel>, KernelError> {
+    Cache::at(cache).current(&Recipe::embedded(variant).digest())
 }
 
 /// Every finished kernel in the cache, newest first.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::recipe::{Recipe, Text, Tools, hex};
 use super::source::Package;
+use crate::units::Variant;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
@@ -15,6 +16,9 @@ pub struct Provenance {
     pub digest: String,
     /// Over fragments, patches and steps alone.
     pub recipe: String,
+    /// Records from before there were two are of the ordinary one.
+    #[serde(default)]
+    pub variant: Variant,
     /// What `uname -r` says in the guest.
     pub version: String,
     /// Seconds since the epoch.
@@ -60,6 +64,7 @@ impl Provenance {
         Self {
             digest: digest.to_owned(),
             recipe: recipe.digest(),
+            variant: recipe.variant,
             version: outcome.version,
             built_at: outcome.built_at,
             build_seconds: outcome.build_seconds,

@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest, Sha256};
 
-use super::KernelError;
 use super::source::Package;
+use super::{KernelError, config};
+use crate::units::Variant;
 
 /// Counts changes to the steps in `build.rs` that change the result.
 const RECIPE_VERSION: u32 = 1;
@@ -58,6 +59,13 @@ const PATCHES: &[Text] = embed!("patches":
     "0013-tick-a-longer-stride-where-the-kernel-is-interpreted.patch",
 );
 
+/// On top of the others, for a kernel that lives in ring 3.
+const RING3_FRAGMENTS: &[Text] = embed!("config":
+    "ring3/90-ring3.config",
+);
+
+const RING3_PATCHES: &[Text] = embed!("patches":);
+
 /// Fixed, so that the same inputs give the same bytes.
 const MAKE_VARIABLES: &[&str] = &[
     "KBUILD_BUILD_TIMESTAMP=@0",
@@ -84,6 +92,8 @@ const LIBELF_HEADER: &str = "/usr/include/libelf.h";
 
 #[derive(Debug, Clone)]
 pub(super) struct Recipe {
+    /// Not an ingredient of its own: what makes the variant is in the texts.
+    pub variant: Variant,
     pub fragments: Vec<Text>,
     pub patches: Vec<Text>,
     pub variables: Vec<&'static str>,
@@ -97,10 +107,17 @@ pub(super) struct Tools {
 }
 
 impl Recipe {
-    pub fn embedded() -> Self {
+    pub fn embedded(variant: Variant) -> Self {
+        let mut fragments = FRAGMENTS.to_vec();
+        let mut patches = PATCHES.to_vec();
+        if variant == Variant::Ring3 {
+            fragments.extend(RING3_FRAGMENTS);
+            patches.extend(RING3_PATCHES);
+        }
         Self {
-            fragments: FRAGMENTS.to_vec(),
-            patches: PATCHES.to_vec(),
+            variant,
+            fragments,
+            patches,
             variables: MAKE_VARIABLES.to_vec(),
         }
     }
@@ -132,12 +149,8 @@ impl Recipe {
 
     /// The fragments as one text, in order: what `KCONFIG_ALLCONFIG` is given.
     pub fn merged_config(&self) -> String {
-        let mut all = String::new();
-        for fragment in &self.fragments {
-            all.push_str(fragment.text);
-            all.push('\n');
-        }
-        all
+        let texts: Vec<&str> = self.fragments.iter().map(|text| text.text).collect();
+        config::merge(&texts)
     }
 
     pub fn probe_tools(&self) -> Result<Tools, KernelError> {

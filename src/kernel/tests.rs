@@ -45,6 +45,7 @@ impl Bench {
         fs::write(source.join("version.txt"), "6.12.0-test\n").unwrap();
         let builds = format!("BUILDS={}", folder.path().join("builds").display());
         let recipe = Recipe {
+            variant: Variant::Ring0,
             fragments: vec![Text {
                 name: "a.config",
                 text: fragment,
@@ -370,34 +371,116 @@ fn a_package_without_a_kernel_in_it_is_refused() {
     );
 }
 
+/// Names in a folder of `guest/kernel`, as the recipe knows them; none where there is no folder.
+fn files(folder: &str, prefix: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("guest/kernel")
+        .join(folder)
+        .join(prefix);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            names.push(format!("{prefix}{}", entry.file_name().to_str().unwrap()));
+        }
+    }
+    names.sort();
+    names
+}
+
+fn names(texts: &[Text]) -> Vec<String> {
+    texts.iter().map(|text| text.name.to_owned()).collect()
+}
+
 /// `include_str!` wants every name written down; this finds the one that was forgotten.
 #[test]
 fn every_file_in_guest_kernel_is_embedded_in_order() {
-    let names = |folder: &str| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("guest/kernel")
-            .join(folder);
-        let mut names: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    };
-    let embedded = Recipe::embedded();
-    let of = |texts: &[Text]| {
-        texts
-            .iter()
-            .map(|text| text.name.to_owned())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(of(&embedded.fragments), names("config"));
-    assert_eq!(of(&embedded.patches), names("patches"));
+    let ordinary = Recipe::embedded(Variant::Ring0);
+    assert_eq!(names(&ordinary.fragments), files("config", ""));
+    assert_eq!(names(&ordinary.patches), files("patches", ""));
+    let ring3 = Recipe::embedded(Variant::Ring3);
+    let both = |folder| [files(folder, ""), files(folder, "ring3/")].concat();
+    assert_eq!(names(&ring3.fragments), both("config"));
+    assert_eq!(names(&ring3.patches), both("patches"));
+}
+
+/// Over the ordinary files alone. Whoever changes one of them changes this line, and knows that
+/// every user's kernel is built anew; what is done for ring 3 leaves it as it is.
+#[test]
+fn nothing_of_ring_3_is_in_the_ordinary_kernel() {
+    let ordinary = Recipe::embedded(Variant::Ring0);
+    assert_eq!(
+        ordinary.digest(),
+        "4b1ba6cdb00f72372f8dfa7db350ad30dc05a7857dc293a5059a12536e552ddc"
+    );
+    let texts = || ordinary.fragments.iter().chain(&ordinary.patches);
+    assert!(texts().all(|text| !text.name.contains("ring3")));
+    let plain: String = ordinary
+        .fragments
+        .iter()
+        .map(|fragment| format!("{}\n", fragment.text))
+        .collect();
+    assert_eq!(ordinary.merged_config(), plain, "no line of it is lost");
+    let ring3 = Recipe::embedded(Variant::Ring3);
+    assert_ne!(ring3.digest(), ordinary.digest());
+    assert!(names(&ring3.fragments).starts_with(&names(&ordinary.fragments)));
+    assert!(names(&ring3.patches).starts_with(&names(&ordinary.patches)));
+}
+
+/// The ring-3 kernel is the ordinary recipe with more behind it: its fragment overrides, its
+/// patch comes last, and both kernels are in the cache, each found by its own recipe.
+#[test]
+fn two_variants_live_side_by_side() {
+    let ordinary = Bench::new("CONFIG_A=y\nCONFIG_B=y\n");
+    let first = ordinary.ensure().unwrap();
+    let mut ring3 = ordinary.recipe.clone();
+    ring3.variant = Variant::Ring3;
+    ring3.fragments.push(Text {
+        name: "ring3/90.config",
+        text: "# CONFIG_A is not set\nCONFIG_HUSK_RING3=y\n",
+    });
+    ring3.patches.push(Text {
+        name: "ring3/0001-version.patch",
+        text: VERSION_PATCH,
+    });
+    let second = ensure_with(
+        &ring3,
+        &ordinary.package(),
+        &ordinary.cache(),
+        &mut |_| {},
+    )
+    .unwrap();
+    assert_eq!(
+        (first.variant, first.version.as_str()),
+        (Variant::Ring0, "6.12.0-test")
+    );
+    assert_eq!(
+        (second.variant, second.version.as_str()),
+        (Variant::Ring3, "6.12.0-patched")
+    );
+    let config = fs::read_to_string(&second.config).unwrap();
+    assert!(!config.contains("CONFIG_A=y"), "{config}");
+    assert!(config.contains("CONFIG_B=y") && config.contains("CONFIG_HUSK_RING3=y"));
+    assert_eq!(ordinary.current(), Some(first));
+    let cache = Cache::at(&ordinary.cache());
+    assert_eq!(cache.current(&ring3.digest()).unwrap(), Some(second));
+    assert_eq!(list(&ordinary.cache()).unwrap().len(), 2);
+}
+
+#[test]
+fn a_record_from_before_there_were_variants_is_of_the_ordinary_kernel() {
+    let bench = Bench::new("CONFIG_A=y\n");
+    let kernel = bench.ensure().unwrap();
+    let path = Provenance::path(kernel.vmlinux.parent().unwrap());
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("\"variant\": \"ring0\","), "{text}");
+    fs::write(&path, text.replace("\"variant\": \"ring0\",", "")).unwrap();
+    assert_eq!(bench.current(), Some(kernel));
 }
 
 #[test]
 fn every_patch_says_why_before_it_says_what() {
-    for patch in Recipe::embedded().patches {
+    for patch in Recipe::embedded(Variant::Ring3).patches {
         let (why, what) = patch.text.split_once("\n---\n").expect(patch.name);
         assert!(why.lines().count() > 3, "{} has no explanation", patch.name);
         assert!(what.starts_with("--- "), "{} has no hunks", patch.name);

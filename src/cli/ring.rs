@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Which guest kernel a start uses: what was asked, what this host can do, and which of them
+//! prevailed. Main thread, before anything is opened.
+
+use super::output::Problem;
+use crate::units::Variant;
+use std::fs::File;
+use std::io::{self, Read as _};
+
+/// `--guest-ring`, as typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum GuestRing {
+    #[value(name = "0")]
+    Zero,
+    #[value(name = "3")]
+    Three,
+}
+
+impl GuestRing {
+    pub const fn variant(self) -> Variant {
+        match self {
+            Self::Zero => Variant::Ring0,
+            Self::Three => Variant::Ring3,
+        }
+    }
+}
+
+/// Whether this host runs a guest's kernel in ring 3.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FastLane {
+    /// KVM interprets ring 0, and ring 3 does all that a kernel needs.
+    Open,
+    /// KVM interprets ring 0, and ring 3 does not do.
+    Shut { why: String },
+    /// The processor runs ring 0 itself.
+    Hardware,
+}
+
+/// A variant, and why it is not the fast one where that might be expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub variant: Variant,
+    pub fallback: Option<String>,
+}
+
+/// The variant to use on this host.
+pub fn choose(asked: Option<GuestRing>) -> Result<Choice, Problem> {
+    // Who asks for ring 0 need not know what else there is.
+    let lane = match asked {
+        Some(GuestRing::Zero) => FastLane::Hardware,
+        _ => fast_lane(),
+    };
+    decide(asked, &lane)
+}
+
+fn decide(asked: Option<GuestRing>, lane: &FastLane) -> Result<Choice, Problem> {
+    let plain = |variant| {
+        Ok(Choice {
+            variant,
+            fallback: None,
+        })
+    };
+    match (asked, lane) {
+        (Some(GuestRing::Zero), _) | (None, FastLane::Hardware) => plain(Variant::Ring0),
+        (_, FastLane::Open) => plain(Variant::Ring3),
+        (None, FastLane::Shut { why }) => Ok(Choice {
+            variant: Variant::Ring0,
+            fallback: Some(format!("this host cannot run it in ring 3: {why}")),
+        }),
+        (Some(GuestRing::Three), FastLane::Shut { why }) => Err(Problem::new(format!(
+            "--guest-ring 3: this host cannot run a guest's kernel in ring 3: {why}"
+        ))
+        .hint("without the option the kernel is interpreted, which works and is slow")),
+        (Some(GuestRing::Three), FastLane::Hardware) => Err(Problem::new(
+            "--guest-ring 3: this host's processor runs a guest's kernel in ring 0 itself",
+        )
+        .hint("leave the option out: ring 3 is for hosts whose KVM interprets ring 0")),
+    }
+}
+
+/// What this host can do.
+pub fn fast_lane() -> FastLane {
+    // No list of flags is read where it cannot be: opening /dev/kvm will say more.
+    match hardware_flag() {
+        Ok(false) => FastLane::Open,
+        Ok(true) | Err(_) => FastLane::Hardware,
+    }
+}
+
+/// Whether the first processor in /proc/cpuinfo shows VMX or SVM: a KVM on one without either
+/// is a software one.
+fn hardware_flag() -> io::Result<bool> {
+    /// The first processor's entry; a host may have hundreds of them.
+    const ENTRY: u64 = 8192;
+    let mut text = String::new();
+    File::open("/proc/cpuinfo")?
+        .take(ENTRY)
+        .read_to_string(&mut text)?;
+    Ok(flags_show_hardware(&text))
+}
+
+fn flags_show_hardware(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|line| {
+        line.split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shut() -> FastLane {
+        FastLane::Shut {
+            why: "SYSCALL leaves it".into(),
+        }
+    }
+
+    #[test]
+    fn the_host_decides_where_nobody_asked() {
+        let auto = |lane| decide(None, &lane).expect("a choice");
+        assert_eq!(auto(FastLane::Open).variant, Variant::Ring3);
+        assert_eq!(auto(FastLane::Hardware).variant, Variant::Ring0);
+        assert_eq!(auto(FastLane::Hardware).fallback, None);
+        let fallen = auto(shut());
+        assert_eq!(fallen.variant, Variant::Ring0);
+        assert!(
+            fallen
+                .fallback
+                .is_some_and(|why| why.contains("SYSCALL leaves it"))
+        );
+    }
+
+    #[test]
+    fn what_was_asked_is_had_or_refused() {
+        for lane in [FastLane::Open, FastLane::Hardware, shut()] {
+            let zero = decide(Some(GuestRing::Zero), &lane).expect("always possible");
+            assert_eq!((zero.variant, zero.fallback), (Variant::Ring0, None));
+        }
+        let three = |lane| decide(Some(GuestRing::Three), &lane);
+        assert_eq!(
+            three(FastLane::Open).map(|choice| choice.variant),
+            Ok(Variant::Ring3)
+        );
+        let reason = three(shut()).expect_err("impossible").what;
+        assert!(reason.contains("SYSCALL leaves it"), "{reason}");
+        let reason = three(FastLane::Hardware).expect_err("pointless").what;
+        assert!(reason.contains("in ring 0 itself"), "{reason}");
+    }
+
+    #[test]
+    fn only_whole_flags_of_the_flags_line_count() {
+        for (text, hardware) in [
+            ("flags\t\t: fpu svm sse\n", true),
+            ("flags\t\t: fpu vmx\n", true),
+            ("flags\t\t: fpu svm_lock\nvmx flags\t: svm\n", false),
+            ("model name\t: svm\n", false),
+            ("", false),
+        ] {
+            assert_eq!(flags_show_hardware(text), hardware, "{text}");
+        }
+    }
+}
