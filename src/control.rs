@@ -5,6 +5,7 @@
 //! machine, is its `VmConfig`; then `Request`s go in and `Report`s come out. The end of
 //! the socket is the end of the machine.
 
+use crate::units::Variant;
 use serde::{Deserialize, Serialize};
 
 /// Longest message either side accepts, in bytes.
@@ -25,6 +26,10 @@ pub enum Request {
 pub enum Report {
     /// A step of start-up, in nanoseconds of CLOCK_MONOTONIC.
     Mark { name: String, at: u64 },
+    /// Which kind of kernel was loaded; to a start that is traced.
+    Kernel(Variant),
+    /// What a guest kernel in ring 3 counted; likewise, at the end.
+    RoundTrips(RoundTrips),
     /// The console's last lines, lossily decoded.
     Console { tail: String },
     /// Something the operator may want to know, in one line.
@@ -33,6 +38,38 @@ pub enum Report {
     Panicked { message: String },
     /// The last report.
     Ended(End),
+}
+
+/// How often a guest kernel that lives in ring 3 went through ring 0, in the order of `KINDS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundTrips(pub [u64; 16]);
+
+impl RoundTrips {
+    /// A name for programs, and words for people.
+    pub const KINDS: [(&str, &str); 16] = [
+        ("interrupts", "interrupts delivered"),
+        ("interrupts_noted", "interrupts noted while masked"),
+        ("interrupts_replayed", "interrupts replayed"),
+        ("page_faults", "page faults"),
+        ("if_on", "IF turned on"),
+        ("returns_if_on", "returns that turn IF on"),
+        ("halts", "halts"),
+        ("cr3_loads", "CR3 loads"),
+        ("tlb_flushes", "TLB flushes"),
+        ("rdmsr", "RDMSR"),
+        ("wrmsr", "WRMSR"),
+        ("cpuid", "CPUID"),
+        ("port_io", "port I/O"),
+        ("completed_gp", "instructions completed after #GP"),
+        ("control_registers", "control and debug registers"),
+        ("other", "other"),
+    ];
+
+    /// Name, words and count of every kind.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        let kinds = Self::KINDS.into_iter().zip(self.0);
+        kinds.map(|((name, words), count)| (name, words, count))
+    }
 }
 
 /// How a machine came to its end.

@@ -66,6 +66,7 @@ mod tests {
 
     fn kernel(end: u64, initrd_limit: u64) -> Kernel {
         Kernel {
+            variant: Default::default(),
             entry: Entry { address: 0 },
             end,
             initrd_limit,

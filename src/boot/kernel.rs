@@ -2,9 +2,11 @@
 //! Recognises a kernel's file, refuses what cannot boot with the reason, and loads the rest: a
 //! bzImage with `linux-loader`, the segments of an ELF file by mapping them.
 
+use super::note;
 use crate::arch::boot::Entry;
 use crate::arch::layout;
 use crate::memory::{self, GuestRam};
+use crate::units::Variant;
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, KernelLoader as _, KernelLoaderResult};
 use std::fs::File;
@@ -32,6 +34,8 @@ pub enum KernelError {
     TooLarge { end: u64, have: u64 },
     #[error("is damaged: {0}")]
     Damaged(&'static str),
+    #[error("wants to live in ring {0}, of which this husk knows nothing")]
+    Ring(u32),
     #[error("cannot be loaded")]
     Load(#[source] linux_loader::loader::Error),
 }
@@ -45,10 +49,14 @@ pub struct Kernel {
     /// First address an initrd must not reach.
     pub initrd_limit: u64,
     pub header: Option<setup_header>,
+    /// As its note says; without one it is an ordinary kernel.
+    pub variant: Variant,
 }
 
 /// Most program headers looked at: a kernel has about five, a hostile file 65,535.
 const MAX_SEGMENTS: u16 = 64;
+/// Most bytes of a segment's notes looked at: a kernel has 500, a hostile file what it likes.
+const MAX_NOTES: u64 = 64 * 1024;
 const ELF_HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 /// The header of the x86 boot protocol lies at 0x1f1 and ends before 0x290.
@@ -101,6 +109,7 @@ fn bzimage(loaded: &KernelLoaderResult) -> Result<Kernel, KernelError> {
             .max(header.pref_address.saturating_add(header.init_size.into())),
         initrd_limit: u64::from(header.initrd_addr_max) + 1,
         header: Some(header),
+        variant: Variant::default(),
     })
 }
 
@@ -140,7 +149,9 @@ struct Segment {
 }
 
 fn elf(file: &File, head: &[u8], size: &Size) -> Result<Kernel, KernelError> {
-    let segments = segments(file, head, size)?;
+    let headers = program_headers(file, head, size)?;
+    let segments = segments(&headers, size)?;
+    let variant = variant(file, &headers, size)?;
     let entry = le(head, 24, 8);
     if !segments
         .iter()
@@ -162,11 +173,41 @@ fn elf(file: &File, head: &[u8], size: &Size) -> Result<Kernel, KernelError> {
         end,
         initrd_limit: u64::from(u32::MAX),
         header: None,
+        variant,
     })
 }
 
-fn segments(file: &File, head: &[u8], size: &Size) -> Result<Vec<Segment>, KernelError> {
+fn segments(headers: &[u8], size: &Size) -> Result<Vec<Segment>, KernelError> {
     const LOAD: u64 = 1;
+    headers
+        .chunks_exact(PROGRAM_HEADER)
+        .filter(|header| le(header, 0, 4) == LOAD)
+        .map(|header| segment(header, size))
+        .collect()
+}
+
+/// The first note about it counts.
+fn variant(file: &File, headers: &[u8], size: &Size) -> Result<Variant, KernelError> {
+    const NOTE: u64 = 4;
+    let headers = headers.chunks_exact(PROGRAM_HEADER);
+    for header in headers.filter(|header| le(header, 0, 4) == NOTE) {
+        let (offset, length) = (le(header, 8, 8), le(header, 32, 8));
+        let end = offset.checked_add(length);
+        size.check_file(end.ok_or(KernelError::Damaged("its notes lie beyond any file"))?)?;
+        let length = usize::try_from(length.min(MAX_NOTES)).unwrap_or(0);
+        let mut notes = vec![0; length];
+        read_up_to(file, &mut notes, offset)?;
+        match note::variant(&notes, le(header, 48, 8)) {
+            Ok(None) => {}
+            Ok(Some(variant)) => return Ok(variant),
+            Err(note::UnknownRing(ring)) => return Err(KernelError::Ring(ring)),
+        }
+    }
+    Ok(Variant::default())
+}
+
+/// The program headers of a 64-bit x86 ELF file.
+fn program_headers(file: &File, head: &[u8], size: &Size) -> Result<Vec<u8>, KernelError> {
     size.check_file(ELF_HEADER as u64)?;
     match (head[4], head[5], le(head, 18, 2)) {
         (1, _, _) => return Err(KernelError::Foreign("it is 32-bit")),
@@ -191,11 +232,7 @@ fn segments(file: &File, head: &[u8], size: &Size) -> Result<Vec<Segment>, Kerne
     size.check_file(end)?;
     let mut headers = vec![0; usize::from(count) * PROGRAM_HEADER];
     read_up_to(file, &mut headers, table)?;
-    headers
-        .chunks_exact(PROGRAM_HEADER)
-        .filter(|header| le(header, 0, 4) == LOAD)
-        .map(|header| segment(header, size))
-        .collect()
+    Ok(headers)
 }
 
 fn segment(header: &[u8], size: &Size) -> Result<Segment, KernelError> {
@@ -300,6 +337,25 @@ mod tests {
         image
     }
 
+    /// The same with a second program header, for the notes at the file's end.
+    fn with_notes(notes: &[u8]) -> Vec<u8> {
+        let mut image = vmlinux();
+        put(&mut image, 56, 2, 2);
+        let fields = [4, image.len() as u64, 0, 0, notes.len() as u64, 0, 4];
+        for (index, value) in (0..).zip(fields) {
+            put(&mut image, 120 + 8 * index, value, 8);
+        }
+        image.extend_from_slice(notes);
+        image
+    }
+
+    fn ring_note(ring: u8) -> Vec<u8> {
+        let mut note = vec![5, 0, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0];
+        note.extend_from_slice(b"Husk\0\0\0\0");
+        note.extend_from_slice(&[ring, 0, 0, 0]);
+        note
+    }
+
     fn bzimage() -> Vec<u8> {
         let mut image = vec![0x90; 512 * 5 + 0x1000];
         put(&mut image, 0x1f1, 4, 1);
@@ -343,6 +399,18 @@ mod tests {
         assert_eq!(kernel.initrd_limit, 0x8000_0000);
     }
 
+    #[test]
+    fn a_kernels_note_says_which_ring_it_lives_in() {
+        let variant = |image: &[u8]| attempt(image).expect("a good kernel").variant;
+        assert_eq!(variant(&vmlinux()), Variant::Ring0);
+        assert_eq!(variant(&bzimage()), Variant::Ring0);
+        assert_eq!(variant(&with_notes(&ring_note(0))), Variant::Ring0);
+        assert_eq!(variant(&with_notes(&ring_note(3))), Variant::Ring3);
+        // No more is read than any kernel has.
+        let far = [vec![0; 64 * 1024], ring_note(3)].concat();
+        assert_eq!(variant(&with_notes(&far)), Variant::Ring0);
+    }
+
     fn changed(mut image: Vec<u8>, at: usize, value: u64, width: usize) -> Vec<u8> {
         put(&mut image, at, value, width);
         image
@@ -369,6 +437,15 @@ mod tests {
             (segment(24, 0x1000, 8), "below 1 MiB"),
             (segment(40, 0x10, 8), "larger in the file"),
             (segment(40, 1 << 30, 8), "give it more memory"),
+            (with_notes(&ring_note(2)), "wants to live in ring 2"),
+            (
+                changed(with_notes(&ring_note(3)), 120 + 32, 1 << 20, 8),
+                "cut short",
+            ),
+            (
+                changed(with_notes(&ring_note(3)), 120 + 8, u64::MAX, 8),
+                "beyond any file",
+            ),
             (bzimage()[..0x300].to_vec(), "cut short"),
             (bzimage()[..2600].to_vec(), "cut short"),
             (changed(bzimage(), 0x206, 0x0204, 2), "no 64-bit entry"),

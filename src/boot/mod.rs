@@ -4,6 +4,7 @@
 
 mod initrd;
 mod kernel;
+mod note;
 
 pub use initrd::InitrdError;
 pub use kernel::KernelError;
@@ -12,6 +13,7 @@ use crate::arch::boot::{self as arch, BootTableError, Entry, Image};
 use crate::arch::layout;
 use crate::config;
 use crate::memory::GuestRam;
+use crate::units::Variant;
 use std::fs::File;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,12 @@ pub enum BootError {
     Kernel(String, #[source] KernelError),
     #[error("initrd {0}")]
     Initrd(String, #[source] InitrdError),
+    #[error("kernel {name} lives in ring {}, and one for ring {} was wanted", found.ring(), wanted.ring())]
+    OtherRing {
+        name: String,
+        found: Variant,
+        wanted: Variant,
+    },
     #[error("the command line is {0} bytes long, {limit} are the limit", limit = layout::CMDLINE_SIZE - 1)]
     Cmdline(usize),
     #[error("the command line has a NUL byte in it")]
@@ -34,19 +42,35 @@ pub struct Files {
     pub initrd: Option<File>,
 }
 
+/// A kernel in guest memory with all it reads first.
+#[derive(Clone, Copy, Debug)]
+pub struct Loaded {
+    pub entry: Entry,
+    pub variant: Variant,
+}
+
 /// Loads kernel and initrd and writes the boot tables. `words` go to the end of the
-/// operator's command line: the machine's devices.
+/// operator's command line: the machine's devices, and what a kernel of its variant needs.
 pub fn load(
     ram: &GuestRam,
     config: &config::Boot,
     files: Files,
-    words: &[String],
+    words: &dyn Fn(Variant) -> Vec<String>,
     mark: &mut dyn FnMut(&'static str),
-) -> Result<Entry, BootError> {
-    let cmdline = cmdline(&config.cmdline, words)?;
+) -> Result<Loaded, BootError> {
     let name = |file: &config::HostFile| file.path.display().to_string();
     let kernel = kernel::load(ram, files.kernel)
         .map_err(|error| BootError::Kernel(name(&config.kernel), error))?;
+    let found = kernel.variant;
+    if let Some(wanted) = config.variant.filter(|wanted| *wanted != found) {
+        let name = name(&config.kernel);
+        return Err(BootError::OtherRing {
+            name,
+            found,
+            wanted,
+        });
+    }
+    let cmdline = cmdline(&config.cmdline, &words(found))?;
     mark("kernel loaded");
     let initrd = match (files.initrd, &config.initrd) {
         (Some(file), Some(from)) => {
@@ -63,7 +87,10 @@ pub fn load(
         initrd,
     };
     arch::write_tables(ram, &image, cmdline.as_bytes())?;
-    Ok(kernel.entry)
+    Ok(Loaded {
+        entry: kernel.entry,
+        variant: kernel.variant,
+    })
 }
 
 fn cmdline(text: &str, words: &[String]) -> Result<String, BootError> {

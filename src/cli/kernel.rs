@@ -99,15 +99,17 @@ pub fn own(cache: &Path) -> Result<Kernel, Problem> {
 
 /// Our kernel of one variant, or what to type to have it.
 pub fn of(cache: &Path, variant: Variant) -> Result<Kernel, Problem> {
-    kernel::find(cache, variant).map_err(problem)?.ok_or_else(|| {
-        let ring = variant.ring();
-        Problem::new(format!(
-            "husk's own kernel for ring {ring} is not built yet"
-        ))
-        .hint(format!(
-            "build it once: husk kernel build --guest-ring {ring}"
-        ))
-    })
+    kernel::find(cache, variant)
+        .map_err(problem)?
+        .ok_or_else(|| {
+            let ring = variant.ring();
+            Problem::new(format!(
+                "husk's own kernel for ring {ring} is not built yet"
+            ))
+            .hint(format!(
+                "build it once: husk kernel build --guest-ring {ring}"
+            ))
+        })
 }
 
 /// Any variant can be built anywhere; a host's ability matters where none was named.

@@ -80,31 +80,34 @@ fn decide(asked: Option<GuestRing>, lane: &FastLane) -> Result<Choice, Problem> 
 
 /// What this host can do.
 pub fn fast_lane() -> FastLane {
-    // No list of flags is read where it cannot be: opening /dev/kvm will say more.
-    match hardware_flag() {
-        Ok(false) => FastLane::Open,
-        Ok(true) | Err(_) => FastLane::Hardware,
-    }
+    // Where no flags can be read nothing is promised; opening /dev/kvm will say more.
+    first_processor().map_or(FastLane::Hardware, |cpuinfo| lane_of(&cpuinfo))
 }
 
-/// Whether the first processor in /proc/cpuinfo shows VMX or SVM: a KVM on one without either
-/// is a software one.
-fn hardware_flag() -> io::Result<bool> {
-    /// The first processor's entry; a host may have hundreds of them.
+/// The first processor's entry in /proc/cpuinfo; a host may have hundreds of them.
+fn first_processor() -> io::Result<String> {
     const ENTRY: u64 = 8192;
     let mut text = String::new();
     File::open("/proc/cpuinfo")?
         .take(ENTRY)
         .read_to_string(&mut text)?;
-    Ok(flags_show_hardware(&text))
+    Ok(text)
 }
 
-fn flags_show_hardware(cpuinfo: &str) -> bool {
+/// A KVM on a processor that shows neither VMX nor SVM is a software one. A kernel in ring 3
+/// exchanges GS without SWAPGS, which is ring 0's.
+fn lane_of(cpuinfo: &str) -> FastLane {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    flags.is_some_and(|line| {
-        line.split_whitespace()
-            .any(|flag| flag == "vmx" || flag == "svm")
-    })
+    let has = |name| flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == name));
+    if flags.is_none() || has("vmx") || has("svm") {
+        FastLane::Hardware
+    } else if !has("fsgsbase") {
+        FastLane::Shut {
+            why: "its processor has no FSGSBASE".into(),
+        }
+    } else {
+        FastLane::Open
+    }
 }
 
 #[cfg(test)]
@@ -151,14 +154,19 @@ mod tests {
 
     #[test]
     fn only_whole_flags_of_the_flags_line_count() {
-        for (text, hardware) in [
-            ("flags\t\t: fpu svm sse\n", true),
-            ("flags\t\t: fpu vmx\n", true),
-            ("flags\t\t: fpu svm_lock\nvmx flags\t: svm\n", false),
-            ("model name\t: svm\n", false),
-            ("", false),
+        for text in [
+            "flags\t\t: fpu svm fsgsbase\n",
+            "flags\t\t: fpu vmx\n",
+            "model name\t: x\n",
+            "",
         ] {
-            assert_eq!(flags_show_hardware(text), hardware, "{text}");
+            assert_eq!(lane_of(text), FastLane::Hardware, "{text}");
         }
+        let pvm = "flags\t\t: svm_lock fsgsbase\nvmx flags\t: svm\n";
+        assert_eq!(lane_of(pvm), FastLane::Open);
+        let FastLane::Shut { why } = lane_of("flags\t\t: fpu\n") else {
+            panic!("nothing exchanges GS");
+        };
+        assert!(why.contains("FSGSBASE"), "{why}");
     }
 }

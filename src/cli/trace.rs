@@ -7,9 +7,10 @@
 //! says hello, so they are off by at most the time that message travelled.
 
 use super::output::Style;
-use crate::control::FIRST_INSTRUCTION;
+use crate::control::{FIRST_INSTRUCTION, RoundTrips};
 use crate::sys::clock;
-use serde::Serialize;
+use crate::units::Variant;
+use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
 
 /// Version of the JSON form, raised when a field changes its meaning.
@@ -75,6 +76,11 @@ pub struct Waterfall {
     guest_offset: Option<i64>,
     /// Guest marks that came before the offset was known, on the guest's clock.
     early: Vec<(String, u64)>,
+    /// Which kind of kernel the guest runs, once the machine has loaded it.
+    kernel: Option<Variant>,
+    /// Why it is not the fast kind, on a host where it might have been.
+    fallback: Option<String>,
+    round_trips: Option<RoundTrips>,
 }
 
 impl Waterfall {
@@ -88,6 +94,21 @@ impl Waterfall {
 
     pub fn add(&mut self, mark: Mark) {
         self.marks.push(mark);
+    }
+
+    /// The machine loaded a kernel of this kind.
+    pub fn kernel(&mut self, variant: Variant) {
+        self.kernel = Some(variant);
+    }
+
+    /// The kernel is interpreted, and this is why.
+    pub fn fell_back(&mut self, why: Option<String>) {
+        self.fallback = why;
+    }
+
+    /// What the guest's kernel counted, last thing.
+    pub fn round_trips(&mut self, trips: RoundTrips) {
+        self.round_trips = Some(trips);
     }
 
     /// The host's own next step.
@@ -195,7 +216,28 @@ impl Waterfall {
                 printable(step.name),
             );
         }
+        self.add_kernel(&mut text, style);
         text
+    }
+
+    fn add_kernel(&self, text: &mut String, style: Style) {
+        let Style { strong, off, .. } = style;
+        if let Some(variant) = self.kernel {
+            let ring = variant.ring();
+            let why = self.fallback.as_deref().filter(|_| ring == 0);
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "{strong}guest kernel: ring {ring}{off}{}",
+                printable(&why)
+            );
+        }
+        if let Some(trips) = self.round_trips {
+            let _ = writeln!(text, "{strong}ring-0 round trips:{off}");
+            for (_, words, count) in trips.kinds().filter(|(.., count)| *count > 0) {
+                let _ = writeln!(text, "{count:>20}  {words}");
+            }
+        }
     }
 
     fn json(&self) -> String {
@@ -208,6 +250,9 @@ impl Waterfall {
                 _ => 0,
             },
             marks: steps,
+            variant: self.kernel,
+            fallback: self.fallback.as_deref(),
+            round_trips: self.round_trips.as_ref(),
         };
         // Numbers and strings only: there is nothing here that serde could refuse.
         serde_json::to_string(&document).unwrap_or_default() + "\n"
@@ -220,6 +265,19 @@ struct Document<'a> {
     clock: &'static str,
     total_ns: u64,
     marks: Vec<Step<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<Variant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(serialize_with = "by_name")]
+    round_trips: Option<&'a RoundTrips>,
+}
+
+/// All kinds, also those that did not happen.
+fn by_name<S: Serializer>(trips: &Option<&RoundTrips>, to: S) -> Result<S::Ok, S::Error> {
+    let kinds = trips.iter().flat_map(|trips| trips.kinds());
+    to.collect_map(kinds.map(|(name, _, count)| (name, count)))
 }
 
 #[derive(Serialize)]
@@ -339,6 +397,51 @@ mod tests {
         assert_eq!(value["marks"][1]["source"], "vmm");
         assert_eq!(value["marks"][1]["at_ns"], 30_000_000);
         assert_eq!(value["marks"][1]["took_ns"], 24_000_000);
+    }
+
+    #[test]
+    fn the_ring_and_its_round_trips_are_told_where_they_are_known() {
+        let mut fall = example();
+        let lines = |fall: &Waterfall| {
+            let text = fall.render(TraceFormat::Text, Style::PLAIN);
+            let lines: Vec<String> = text.lines().skip(6).map(str::to_owned).collect();
+            lines
+        };
+        assert_eq!(lines(&fall), [] as [String; 0]);
+        let json = |fall: &Waterfall| -> serde_json::Value {
+            let json = fall.render(TraceFormat::Json, Style::PLAIN);
+            serde_json::from_str(&json).expect("JSON")
+        };
+        assert!(json(&fall).get("variant").is_none());
+
+        fall.kernel(Variant::Ring0);
+        fall.fell_back(Some("no lane".into()));
+        assert_eq!(lines(&fall), ["guest kernel: ring 0: no lane"]);
+        assert_eq!(json(&fall)["fallback"], "no lane");
+        assert_eq!(json(&fall)["variant"], "ring0");
+
+        fall.kernel(Variant::Ring3);
+        fall.fell_back(None);
+        let mut counts = [0; 16];
+        (counts[3], counts[15]) = (1234, u64::MAX);
+        fall.round_trips(RoundTrips(counts));
+        assert_eq!(
+            lines(&fall),
+            [
+                "guest kernel: ring 3",
+                "ring-0 round trips:",
+                "                1234  page faults",
+                "18446744073709551615  other",
+            ]
+        );
+        let told = json(&fall);
+        assert_eq!(told["variant"], "ring3");
+        assert_eq!(told["round_trips"]["page_faults"], 1234);
+        assert_eq!(told["round_trips"]["halts"], 0);
+        assert_eq!(
+            told["round_trips"].as_object().map(|kinds| kinds.len()),
+            Some(16)
+        );
     }
 
     #[test]

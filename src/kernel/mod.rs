@@ -15,8 +15,8 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-pub use config::Lost;
 pub use crate::units::Variant;
+pub use config::Lost;
 pub use provenance::Provenance;
 
 use cache::Cache;

@@ -443,13 +443,7 @@ fn two_variants_live_side_by_side() {
         name: "ring3/0001-version.patch",
         text: VERSION_PATCH,
     });
-    let second = ensure_with(
-        &ring3,
-        &ordinary.package(),
-        &ordinary.cache(),
-        &mut |_| {},
-    )
-    .unwrap();
+    let second = ensure_with(&ring3, &ordinary.package(), &ordinary.cache(), &mut |_| {}).unwrap();
     assert_eq!(
         (first.variant, first.version.as_str()),
         (Variant::Ring0, "6.12.0-test")

@@ -8,10 +8,9 @@ use super::outcome::Outcome;
 use super::vcpu::{self, Core};
 use super::wiring::Wiring;
 use crate::arch::acpi::{self, AcpiError, Slot};
-use crate::arch::boot::Entry;
 use crate::arch::host::{self, HostKind};
-use crate::arch::{self, completion, cpuid, layout, mptable};
-use crate::boot::{self, BootError};
+use crate::arch::{self, assist, completion, cpuid, layout, mptable};
+use crate::boot::{self, BootError, Loaded};
 use crate::bus::Overlap;
 use crate::config::{ConsoleKind, VmConfig};
 use crate::devices::HostPort;
@@ -19,6 +18,7 @@ use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::{self, GuestRam, MapError};
+use crate::units::Variant;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,6 +36,11 @@ pub enum BuildError {
     Cpus { wanted: u32, most: usize },
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error(
+        "kernel {0} lives in ring 3, for hosts whose KVM interprets ring 0, and this host's \
+         processor runs ring 0 itself"
+    )]
+    Ring3(String),
     #[error("device {name} cannot be made")]
     Device {
         name: &'static str,
@@ -94,16 +99,24 @@ pub fn build(
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
-    let mut words: Vec<String> = slots.iter().map(device_word).collect();
-    words.extend(host.kernel_words().iter().map(|word| (*word).to_owned()));
+    let words = |variant| {
+        let own = host.kernel_words(variant).iter();
+        let own = own.map(|word| (*word).to_owned());
+        slots.iter().map(device_word).chain(own).collect()
+    };
     let mut mark = |name| marks.mark(name);
-    let entry = boot::load(&ram, &config.boot, parts.boot, &words, &mut mark)?;
+    let loaded = boot::load(&ram, &config.boot, parts.boot, &words, &mut mark)?;
+    if loaded.variant == Variant::Ring3 && !host.interprets_ring0() {
+        return Err(BuildError::Ring3(
+            config.boot.kernel.path.display().to_string(),
+        ));
+    }
     let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
     mptable::write(&ram, cpus)?;
     acpi::write(&ram, cpus, &slots)?;
     marks.mark("tables written");
 
-    let vcpus = vcpus(&vm, cpus, host, entry)?;
+    let vcpus = vcpus(&vm, cpus, host, loaded)?;
     marks.mark("vCPUs made");
     Ok(Machine {
         vm,
@@ -115,7 +128,9 @@ pub fn build(
             outcome: Arc::clone(outcome),
             marks: Arc::clone(marks),
             assisted: host.interprets_ring0(),
+            counters: assist::Counters::default(),
         }),
+        variant: loaded.variant,
         sources: board.sources,
         serial,
         log,
@@ -151,7 +166,7 @@ fn create_vm(
     Ok(vm)
 }
 
-fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, BuildError> {
+fn vcpus(vm: &Vm, cpus: u8, host: HostKind, kernel: Loaded) -> Result<Vec<Core>, BuildError> {
     let supported = vm.supported_cpuid()?;
     let mut vcpus = Vec::with_capacity(cpus.into());
     for index in 0..cpus {
@@ -159,7 +174,7 @@ fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, B
         if host.interprets_ring0() {
             completion::share_registers(vm.fd(), vcpu.fd_mut());
         }
-        let cpuid = cpuid::for_vcpu(&supported, index, cpus, host);
+        let cpuid = cpuid::for_vcpu(&supported, index, cpus, host, kernel.variant);
         vcpu.set_cpuid(&cpuid)?;
         // Every kernel sets all it is offered. QEMU's emulation of SVM carries out XSETBV
         // without telling KVM, whose CPUID then gives a size that kernel finds wrong, and
@@ -169,7 +184,7 @@ fn vcpus(vm: &Vm, cpus: u8, host: HostKind, entry: Entry) -> Result<Vec<Core>, B
         }
         arch::vcpu::prepare(&vcpu)?;
         if index == 0 {
-            arch::vcpu::enter(&vcpu, entry)?;
+            arch::vcpu::enter(&vcpu, kernel.entry)?;
         }
         let xsave = vm.xsave_buffer()?;
         vcpus.push(Core { vcpu, xsave });

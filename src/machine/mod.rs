@@ -12,12 +12,13 @@ pub use build::{BuildError, Console, Parts, build};
 pub use marks::Marks;
 pub use outcome::Outcome;
 
-use crate::control::End;
+use crate::control::{End, RoundTrips};
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::serial::Serial;
 use crate::events::Source;
 use crate::kvm::Vm;
 use crate::memory;
+use crate::units::Variant;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -27,6 +28,7 @@ pub struct Machine {
     vm: Vm,
     vcpus: Vec<vcpu::Core>,
     shared: Arc<vcpu::Shared>,
+    variant: Variant,
     sources: Vec<Arc<dyn Source>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
@@ -45,6 +47,11 @@ impl Machine {
     /// What the event loop must watch, from before the first instruction on.
     pub fn sources(&self) -> &[Arc<dyn Source>] {
         &self.sources
+    }
+
+    /// Which kind of kernel was loaded.
+    pub fn variant(&self) -> Variant {
+        self.variant
     }
 
     /// Starts every vCPU; the first one enters the kernel, the others wait for it.
@@ -68,6 +75,12 @@ impl Running {
     /// How it ended, if it has.
     pub fn end(&self) -> Option<End> {
         self.shared.outcome.end()
+    }
+
+    /// How often the guest's kernel went through ring 0, by kind, where it lives outside of it
+    /// and counts.
+    pub fn round_trips(&self) -> Option<RoundTrips> {
+        self.shared.counters.sum(&self.shared.ram).map(RoundTrips)
     }
 
     /// The guest is past its start and stays: its memory may be backed by huge pages.

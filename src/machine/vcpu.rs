@@ -26,6 +26,7 @@ pub struct Shared {
     pub marks: Arc<Marks>,
     /// Ring 0 of this guest is interpreted: help it along.
     pub assisted: bool,
+    pub counters: assist::Counters,
 }
 
 /// A vCPU with the scratch space completion needs.
@@ -99,7 +100,7 @@ fn run(core: &mut Core, shared: &Shared) -> End {
 fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {
     match next {
         Next::Run => None,
-        Next::Assist => assist(core, &shared.ram)
+        Next::Assist => assist(core, shared)
             .err()
             .map(|error| failed(format!("{error}: {}", error.source))),
         Next::Complete => complete(core, &shared.ram),
@@ -123,10 +124,10 @@ fn read_ports(ports: &Bus, port: u16, data: &mut [u8]) {
     }
 }
 
-fn assist(core: &mut Core, ram: &GuestRam) -> Result<(), CpuError> {
+fn assist(core: &mut Core, shared: &Shared) -> Result<(), CpuError> {
     let mut state = VcpuState::new(core.vcpu.fd_mut(), &mut core.xsave);
     let mut regs = state.regs()?;
-    assist::perform(&mut regs, ram);
+    assist::perform(&mut regs, &shared.ram, &shared.counters);
     state.set_regs(&regs)
 }
 

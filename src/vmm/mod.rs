@@ -125,7 +125,11 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     events.add(Arc::clone(&desk) as Arc<dyn Source>);
     // What was marked so far is told at the first turn of the loop: each mark wakes a process, and
     // the guest is to start first.
+    let variant = machine.variant();
     let running = machine.start()?;
+    if config.trace {
+        let _ = send(socket, &Report::Kernel(variant));
+    }
 
     let mut settling = Some(Instant::now() + START);
     let end = loop {
@@ -144,6 +148,9 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     running.flush();
     // Nobody can ask any more, and an end that was not looked for is told with them.
     desk.tell_console(&running);
+    if let Some(trips) = running.round_trips().filter(|_| config.trace) {
+        let _ = send(socket, &Report::RoundTrips(trips));
+    }
     marks.mark("machine ended");
     report_marks(socket, &marks);
     Ok(last_word(socket, end))

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Block operations done for a guest whose ring 0 is interpreted.
+//! What a guest on a host that interprets ring 0 asks of us at one port: block operations,
+//! and to be told of its counters.
 //!
 //! A `rep stosq` of one page takes KVM's emulator 0.35 ms; an OUT and a host `memset` take
 //! microseconds. The guest kernel (guest/kernel/patches) asks for it with one byte written
@@ -9,6 +10,8 @@
 
 use crate::memory::GuestRam;
 use kvm_bindings::kvm_regs;
+use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _};
 
 /// The port of one-byte requests: AL is the operation.
@@ -18,6 +21,11 @@ const MAX_LENGTH: u64 = 2 << 20;
 /// Longest element of an array, in words: a guest's word for the size of a buffer of ours.
 const MAX_ELEMENT_WORDS: usize = 32;
 const WORD: usize = 8;
+/// Kinds of ring-0 round trips a guest counts, one word each in a row.
+pub const KINDS: usize = 16;
+const ROW: u64 = 128;
+/// Most rows, one a processor: a guest's word for how much of its memory is read at a time.
+const MAX_ROWS: u64 = 64;
 /// Where Linux maps all RAM when it does not randomise (Documentation/arch/x86/x86_64/mm.rst).
 const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 /// Where Linux maps its own image, from guest-physical zero.
@@ -29,15 +37,64 @@ mod operation {
     pub const COPY: u8 = 2;
     pub const FILL: u8 = 3;
     pub const REPEAT: u8 = 4;
+    pub const COUNTERS: u8 = 5;
+}
+
+/// Where a guest whose kernel lives in ring 3 counts its round trips through ring 0, once it
+/// has said so; the last word counts.
+#[derive(Debug, Default)]
+pub struct Counters(Mutex<Option<Rows>>);
+
+/// All of it guest RAM, and `start` a multiple of a word.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    start: GuestAddress,
+    count: u64,
+}
+
+impl Counters {
+    /// The sum of all rows by kind, as they stand now: the guest may count on, and may count
+    /// what it likes.
+    pub fn sum(&self, ram: &GuestRam) -> Option<[u64; KINDS]> {
+        let rows = (*self.rows())?;
+        let mut sum = [0u64; KINDS];
+        for row in 0..rows.count {
+            for (kind, sum) in (0u64..).zip(&mut sum) {
+                let at = GuestAddress(rows.start.0 + row * ROW + kind * 8);
+                *sum = sum.saturating_add(ram.load(at, Ordering::Relaxed).ok()?);
+            }
+        }
+        Some(sum)
+    }
+
+    fn register(&self, regs: &kvm_regs, ram: &GuestRam) -> Option<()> {
+        let start = physical(regs.rdi)?;
+        let length = usize::try_from(regs.rcx).ok()?;
+        let count = regs.rcx / ROW;
+        let whole = regs.rcx.is_multiple_of(ROW) && start.0.is_multiple_of(8);
+        if !whole || !(1..=MAX_ROWS).contains(&count) {
+            return None;
+        }
+        ram.get_slice(start, length).ok()?;
+        *self.rows() = Some(Rows { start, count });
+        Some(())
+    }
+
+    fn rows(&self) -> std::sync::MutexGuard<'_, Option<Rows>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Does what the registers ask for and leaves the answer in RAX: 0 done, 1 not done.
-pub fn perform(regs: &mut kvm_regs, ram: &GuestRam) {
-    regs.rax = u64::from(attempt(regs, ram).is_none());
+pub fn perform(regs: &mut kvm_regs, ram: &GuestRam, counters: &Counters) {
+    regs.rax = u64::from(attempt(regs, ram, counters).is_none());
 }
 
-fn attempt(regs: &kvm_regs, ram: &GuestRam) -> Option<()> {
+fn attempt(regs: &kvm_regs, ram: &GuestRam, counters: &Counters) -> Option<()> {
     let [operation, pattern, ..] = regs.rax.to_le_bytes();
+    if operation == operation::COUNTERS {
+        return counters.register(regs, ram);
+    }
     let length = usize::try_from(regs.rcx).ok()?;
     if regs.rcx > MAX_LENGTH {
         return None;
@@ -134,8 +191,24 @@ mod tests {
             rcx,
             ..Default::default()
         };
-        perform(&mut regs, ram);
+        perform(&mut regs, ram, &Counters::default());
         regs.rax
+    }
+
+    /// Operation 5.
+    fn register(counters: &Counters, ram: &GuestRam, rdi: u64, rcx: u64) -> u64 {
+        let mut regs = kvm_regs {
+            rax: 5,
+            rdi,
+            rcx,
+            ..Default::default()
+        };
+        perform(&mut regs, ram, counters);
+        regs.rax
+    }
+
+    fn count(ram: &GuestRam, at: u64, value: u64) {
+        ram.write_obj(value, GuestAddress(at)).expect("RAM");
     }
 
     fn read(ram: &GuestRam, at: u64, length: usize) -> Vec<u8> {
@@ -192,6 +265,52 @@ mod tests {
             );
         }
         assert_eq!(read(&ram, 0x1000 + COUNT * 32, 64), beyond);
+    }
+
+    #[test]
+    fn counters_are_summed_by_kind_over_all_rows() {
+        const AT: u64 = 0x8000;
+        let (ram, counters) = (ram(), Counters::default());
+        assert_eq!(counters.sum(&ram), None, "nobody said where");
+        assert_eq!(register(&counters, &ram, DIRECT_MAP + AT, 3 * 128), 0);
+        for row in 0..4 {
+            count(&ram, AT + row * 128 + 3 * 8, 10 + row);
+        }
+        count(&ram, AT, u64::MAX);
+        count(&ram, AT + 128, 1);
+        count(&ram, AT + 2 * 128 + 15 * 8, 7);
+        let mut expected = [0; KINDS];
+        (expected[0], expected[3], expected[15]) = (u64::MAX, 33, 7);
+        assert_eq!(counters.sum(&ram), Some(expected));
+        // It may move them, through either window.
+        assert_eq!(register(&counters, &ram, KERNEL_MAP + AT + 3 * 128, 128), 0);
+        let mut expected = [0; KINDS];
+        expected[3] = 13;
+        assert_eq!(counters.sum(&ram), Some(expected));
+    }
+
+    #[test]
+    fn counters_that_are_not_whole_rows_of_ram_are_refused() {
+        let (ram, counters) = (ram(), Counters::default());
+        const END: u64 = DIRECT_MAP + (4 << 20);
+        assert_eq!(register(&counters, &ram, END - 64 * 128, 64 * 128), 0);
+        let before = counters.sum(&ram);
+        for (rdi, rcx) in [
+            (DIRECT_MAP, 0),
+            (DIRECT_MAP, 127),
+            (DIRECT_MAP, 129),
+            (DIRECT_MAP, 65 * 128),
+            (DIRECT_MAP, !127),
+            (DIRECT_MAP + 4, 128),
+            (END - 64, 128),
+            (END, 128),
+            (0x8000, 128),
+            (u64::MAX - 7, 128),
+            (KERNEL_MAP + KERNEL_MAP_SIZE, 128),
+        ] {
+            assert_eq!(register(&counters, &ram, rdi, rcx), 1, "{rdi:#x} {rcx:#x}");
+        }
+        assert_eq!(counters.sum(&ram), before, "the old place stands");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which kind of KVM this host has, told by the processor it shows.
 
+use crate::units::Variant;
 use std::arch::x86_64::__cpuid;
 
 /// What stands behind /dev/kvm.
@@ -29,28 +30,55 @@ pub fn kind() -> HostKind {
     }
 }
 
+/// For a kernel that is interpreted: features whose instructions leave KVM at every use, or
+/// move bytes one by one, are hidden from it (KVM shows some of them whatever its CPUID table
+/// says), and block operations are asked of us (`assist`). No speculation happens in
+/// interpreted code, so nothing is mitigated there; and write-protecting the kernel from
+/// itself costs half a second.
+const INTERPRETED_WORDS: &[&str] = &[
+    "husk.assist=1",
+    "clearcpuid=smap,smep,umip,popcnt,cx16,erms,fsrm,fsrs,invpcid",
+    "mitigations=off",
+    "no-steal-acc",
+    "rodata=off",
+];
+
+/// For a kernel in ring 3, native but for what only ring 0 may do: its local APIC is reached
+/// by memory, since an x2APIC's registers are MSRs; programs can read its memory whatever it
+/// mitigates; and stolen time is a store of the host's at each switch that says nothing here.
+const RING3_WORDS: &[&str] = &["nox2apic", "mitigations=off", "no-steal-acc"];
+
 impl HostKind {
     /// Whether the guest's kernel runs in KVM's instruction emulator.
     pub fn interprets_ring0(self) -> bool {
         self == Self::Pvm
     }
 
-    /// Words for the kernel's command line. Where ring 0 is interpreted, features whose
-    /// instructions leave KVM at every use, or move bytes one by one, are hidden from the
-    /// kernel (KVM shows some of them whatever its CPUID table says), and block operations
-    /// are asked of us (`assist`). No speculation happens in interpreted code, so nothing is
-    /// mitigated there; and write-protecting the kernel from itself costs half a second.
-    pub fn kernel_words(self) -> &'static [&'static str] {
-        if self.interprets_ring0() {
-            &[
-                "husk.assist=1",
-                "clearcpuid=smap,smep,umip,popcnt,cx16,erms,fsrm,fsrs,invpcid",
-                "mitigations=off",
-                "no-steal-acc",
-                "rodata=off",
-            ]
-        } else {
-            &[]
+    /// Words for the command line of a kernel of this variant.
+    pub fn kernel_words(self, variant: Variant) -> &'static [&'static str] {
+        match (variant, self.interprets_ring0()) {
+            (Variant::Ring0, false) => &[],
+            (Variant::Ring0, true) => INTERPRETED_WORDS,
+            (Variant::Ring3, _) => RING3_WORDS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_interpreted_kernel_asks_for_help() {
+        let words = |host: HostKind, variant| host.kernel_words(variant).join(" ");
+        assert_eq!(words(HostKind::Vmx, Variant::Ring0), "");
+        assert_eq!(words(HostKind::Svm, Variant::Ring0), "");
+        let interpreted = words(HostKind::Pvm, Variant::Ring0);
+        assert!(interpreted.contains("husk.assist=1") && interpreted.contains("clearcpuid="));
+        let native = words(HostKind::Pvm, Variant::Ring3);
+        assert!(native.contains("nox2apic"), "{native}");
+        for word in ["husk.assist", "rodata", "clearcpuid"] {
+            assert!(!native.contains(word), "{native}");
         }
     }
 }

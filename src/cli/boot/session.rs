@@ -94,6 +94,7 @@ fn configure(
         memory: request.shape.memory.bytes(),
         boot: Boot {
             kernel,
+            variant: None,
             initrd,
             cmdline: request.cmdline.clone(),
         },
@@ -144,6 +145,8 @@ fn watch(
                     at,
                     source: Source::Vmm,
                 }),
+                Some(Report::Kernel(variant)) => waterfall.kernel(variant),
+                Some(Report::RoundTrips(trips)) => waterfall.round_trips(trips),
                 Some(Report::Note { line }) => printer.talk(&format!("husk: {line}\r\n")),
                 Some(Report::Panicked { message }) => ended.panic = Some(message),
                 Some(Report::Ended(end)) => {

@@ -7,6 +7,7 @@ mod session;
 
 use super::host::Memory;
 use super::output::{ExitStatus, Failure, Printer};
+use super::ring::GuestRing;
 use super::shape::ShapeArgs;
 use super::trace::{Mark, TraceFormat};
 use anyhow::Context as _;
@@ -49,6 +50,10 @@ pub struct RunArgs {
     /// Boot this kernel, an ELF vmlinux or a bzImage, instead of husk's own
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
+    /// Run the guest's kernel in this ring: 0, or 3 where KVM interprets ring 0. Without
+    /// it, 3 where that works; with --kernel, as that kernel wants
+    #[arg(long, value_name = "RING")]
+    guest_ring: Option<GuestRing>,
     /// Say nothing but errors
     #[arg(long)]
     quiet: bool,

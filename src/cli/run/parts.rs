@@ -9,10 +9,12 @@ use crate::cli::kernel;
 use crate::cli::launch::Opened;
 use crate::cli::output::{Failure, Printer, Problem};
 use crate::cli::progress::Progress;
+use crate::cli::ring;
 use crate::cli::trace::Waterfall;
 use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
 use crate::image::{self, FsKind, RootFs};
 use crate::initramfs;
+use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, HOST_PORT, LogRecord, Root, Start, Terminal};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -21,7 +23,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The first context id a guest may have (linux/vm_sockets.h); each machine has its own
@@ -49,10 +51,7 @@ pub fn gather(
     let kvm = opened.kvm()?;
     let cache = cache_dir()?;
     let mut progress = Progress::new(printer.talk, request.quiet);
-    let kernel = match &request.kernel {
-        Some(path) => path.clone(),
-        None => kernel::own(&cache)?.vmlinux,
-    };
+    let (kernel, variant) = kernel_of(request, &cache, waterfall)?;
     let kernel = opened.file("kernel", &kernel, false)?;
     let root = open_image(request, &cache, &mut progress)?;
     drop(progress);
@@ -70,6 +69,7 @@ pub fn gather(
         memory: request.shape.memory.bytes(),
         boot: Boot {
             kernel,
+            variant,
             initrd: Some(initrd),
             cmdline: CMDLINE.to_owned(),
         },
@@ -101,6 +101,28 @@ pub fn gather(
         start,
         opened,
     })
+}
+
+/// The kernel's file, and what it must be. One the operator brings says itself which ring it
+/// wants, to the machine, which asks no more of it where nobody named a ring.
+fn kernel_of(
+    request: &RunRequest,
+    cache: &Path,
+    waterfall: &mut Waterfall,
+) -> Result<(PathBuf, Option<Variant>), Problem> {
+    match (&request.kernel, request.guest_ring) {
+        (Some(path), None) => Ok((path.clone(), None)),
+        (Some(path), asked) => {
+            let choice = ring::choose(asked)?;
+            Ok((path.clone(), Some(choice.variant)))
+        }
+        (None, asked) => {
+            let choice = ring::choose(asked)?;
+            waterfall.fell_back(choice.fallback);
+            let kernel = kernel::of(cache, choice.variant)?;
+            Ok((kernel.vmlinux, Some(choice.variant)))
+        }
+    }
 }
 
 fn open_image(

@@ -6,6 +6,7 @@
 use super::RunArgs;
 use crate::cli::host::Memory;
 use crate::cli::output::Problem;
+use crate::cli::ring::GuestRing;
 use crate::cli::shape::Shape;
 use crate::cli::trace::TraceFormat;
 use crate::units;
@@ -41,6 +42,8 @@ pub struct RunRequest {
     pub read_only: bool,
     /// None: husk's own.
     pub kernel: Option<PathBuf>,
+    /// None: what this host does best, or what `kernel` wants.
+    pub guest_ring: Option<GuestRing>,
     pub quiet: bool,
     pub jail: bool,
     pub trace: Option<TraceFormat>,
@@ -86,6 +89,7 @@ impl RunRequest {
                 tty: args.tty,
                 read_only: args.read_only,
                 kernel: args.kernel.clone(),
+                guest_ring: args.guest_ring,
                 quiet: args.quiet,
                 jail: !args.no_jail,
                 trace: args.trace,
@@ -257,6 +261,8 @@ mod tests {
             "--read-only",
             "--no-jail",
             "--trace",
+            "--guest-ring",
+            "3",
             "--timeout",
             "2m",
             "dir:/x",
@@ -275,6 +281,7 @@ mod tests {
             .collect();
         assert_eq!(env, [("A", "b=c"), ("LANG", "C.UTF-8"), ("E", "")]);
         assert_eq!(request.trace, Some(TraceFormat::Text));
+        assert_eq!(request.guest_ring, Some(GuestRing::Three));
         assert_eq!(request.timeout, Duration::from_secs(120));
         assert!(request.interactive && request.tty && request.read_only && !request.jail);
     }

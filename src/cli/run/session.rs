@@ -79,7 +79,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         &mut |event| {
             if !matches!(
                 event,
-                Event::Report(Report::Mark { .. }) | Event::AgentUp(_)
+                Event::Report(Report::Mark { .. } | Report::Kernel(_)) | Event::AgentUp(_)
             ) {
                 waiting = None;
             }
@@ -145,6 +145,8 @@ fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool
             at: *at,
             source: Source::Vmm,
         }),
+        Event::Report(Report::Kernel(variant)) => waterfall.kernel(*variant),
+        Event::Report(Report::RoundTrips(trips)) => waterfall.round_trips(*trips),
         Event::Report(Report::Note { line }) if !quiet => {
             printer.talk(&format!("husk: {line}\r\n"));
         }

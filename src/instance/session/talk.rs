@@ -335,7 +335,10 @@ impl<'a> Talk<'a> {
         };
         (self.on_event)(Event::Report(report.clone()));
         match report {
-            Report::Mark { .. } | Report::Note { .. } => {}
+            Report::Mark { .. }
+            | Report::Note { .. }
+            | Report::Kernel(_)
+            | Report::RoundTrips(_) => {}
             Report::Console { tail } => {
                 self.console = tail;
                 if self.stage == Stage::Console {
