@@ -4,7 +4,7 @@
 use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
-const VERBS: [&str; 5] = ["run", "boot", "doctor", "completions", "man"];
+const VERBS: [&str; 6] = ["run", "boot", "kernel", "doctor", "completions", "man"];
 
 /// A refusal: its code, nothing on standard output, and on standard error one line for
 /// each problem and after them nothing but causes and hints.
@@ -63,6 +63,73 @@ fn a_command_line_that_is_none_is_refused_in_one_line() {
         &run(&["--color", "never", "run", "--trace=xml", "dir:/"]),
         125,
         &["'xml'"],
+    );
+}
+
+#[test]
+fn rings_there_are_not_are_refused() {
+    for verb in [&["run"][..], &["kernel", "build"], &["kernel", "path"]] {
+        for ring in ["1", "-3", "ring3", ""] {
+            let mut words = verb.to_vec();
+            let option = format!("--guest-ring={ring}");
+            words.push(&option);
+            let code = if verb == ["run"] { 125 } else { 1 };
+            refused(&run(&words), code, &["--guest-ring"]);
+        }
+    }
+    let help = run(&["kernel", "build", "--help"]).stdout;
+    assert!(help.contains("[possible values: 0, 3]"), "{help}");
+}
+
+/// Each variant is missed by its own name, and a record of an older husk is still listed.
+#[test]
+fn the_kernels_of_a_cache_are_told_by_their_variant() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let kernel = |words: &[&str]| {
+        let mut command = husk();
+        command.arg("kernel").args(words);
+        finish(command.env("HUSK_CACHE_DIR", cache.path()))
+    };
+    for ring in ["0", "3"] {
+        let path = kernel(&["path", "--guest-ring", ring]);
+        refused(&path, 1, &[&format!("for ring {ring} is not built yet")]);
+        let hint = format!("hint: build it once: husk kernel build --guest-ring {ring}");
+        assert!(path.stderr.contains(&hint), "{path:?}");
+    }
+    let record = |digit: &str, variant: &str| {
+        let digest = digit.repeat(64);
+        let folder = cache.path().join("kernels").join(&digest);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(folder.join("vmlinux"), "").expect("a file");
+        let text = format!(
+            r#"{{"digest":"{digest}","recipe":"r",{variant}"version":"6.12.{digit}",
+            "built_at":{digit},"build_seconds":1,"source":"s","source_bytes":1,
+            "source_sha256":"","compiler":"","linker":"","command":[],"fragments":[],
+            "patches":[],"objects":1,"vmlinux_bytes":1,"vmlinux_sha256":""}}"#
+        );
+        std::fs::write(folder.join("provenance.json"), text).expect("a file");
+    };
+    record("1", "");
+    record("2", r#""variant":"ring3","#);
+    let table = kernel(&["list"]);
+    let rows: Vec<Vec<&str>> = table
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().take(3).collect())
+        .collect();
+    assert_eq!(
+        rows,
+        [
+            ["DIGEST", "VERSION", "VARIANT"],
+            ["222222222222", "6.12.2", "ring3"],
+            ["111111111111", "6.12.1", "ring0"],
+        ]
+    );
+    let json = kernel(&["list", "--format", "json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&json[0]["variant"], &json[1]["variant"]),
+        (&"ring3".into(), &"ring0".into())
     );
 }
 

@@ -7,6 +7,7 @@ mod exit;
 mod options;
 mod readme;
 mod refusals;
+mod rings;
 mod shapes;
 mod signals;
 mod stock;

@@ -13,7 +13,7 @@ use std::path::Path;
 /// A refusal: one line of husk's that says all of `words` with its causes and hints, and
 /// not one of anybody else.
 #[track_caller]
-fn refused(ended: &Ended, code: i32, words: &[&str]) {
+pub fn refused(ended: &Ended, code: i32, words: &[&str]) {
     assert_eq!((ended.code, ended.text().as_str()), (code, ""), "{ended:?}");
     let lines: Vec<&str> = ended.stderr.lines().collect();
     let own = lines
@@ -34,7 +34,7 @@ fn refused(ended: &Ended, code: i32, words: &[&str]) {
 
 /// Both verbs refuse a kernel, each with its code and nothing kept but the image.
 #[track_caller]
-fn refuses_kernel(host: &Host, kernel: &Path, words: &[&str]) {
+pub fn refuses_kernel(host: &Host, kernel: &Path, words: &[&str]) {
     let boot = Husk::boot(&host.root, kernel).options(&["-m", "64m"]);
     refused(&boot.end(), 1, words);
     let run = host.run(&["true"]).kernel(kernel).options(&["-m", "64m"]);

@@ -14,6 +14,9 @@ fn the_trace_tells_every_step_in_order() {
     assert_eq!(trace["schema"], "husk-trace/1");
     assert_eq!(trace["clock"], "CLOCK_MONOTONIC");
 
+    let variant = trace["variant"].as_str();
+    assert!(matches!(variant, Some("ring0" | "ring3")), "{variant:?}");
+
     let marks = trace["marks"].as_array().expect("a list");
     let number = |mark: &Value, field: &str| mark[field].as_u64().expect("nanoseconds");
     for pair in marks.windows(2) {

@@ -47,7 +47,8 @@ impl Host {
 pub struct Husk {
     verb: &'static str,
     options: Vec<OsString>,
-    kernel: PathBuf,
+    /// None: husk's own, as it finds it.
+    kernel: Option<PathBuf>,
     /// Image, command and arguments.
     rest: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
@@ -63,7 +64,7 @@ impl Husk {
         Self {
             verb: "run",
             options: vec!["--timeout".into(), TIMEOUT.into()],
-            kernel: kernel(),
+            kernel: Some(kernel()),
             rest,
             env: Vec::new(),
             cache: root.cache(),
@@ -76,7 +77,7 @@ impl Husk {
         Self {
             verb: "boot",
             options: Vec::new(),
-            kernel: kernel.into(),
+            kernel: Some(kernel.into()),
             rest: Vec::new(),
             env: Vec::new(),
             cache: root.cache(),
@@ -98,7 +99,12 @@ impl Husk {
     }
 
     pub fn kernel(mut self, kernel: impl Into<PathBuf>) -> Self {
-        self.kernel = kernel.into();
+        self.kernel = Some(kernel.into());
+        self
+    }
+
+    pub fn own_kernel(mut self) -> Self {
+        self.kernel = None;
         self
     }
 
@@ -137,7 +143,10 @@ impl Husk {
             }
         };
         command.arg(self.verb).args(&self.options);
-        command.arg("--kernel").arg(&self.kernel).args(&self.rest);
+        if let Some(kernel) = &self.kernel {
+            command.arg("--kernel").arg(kernel);
+        }
+        command.args(&self.rest);
         command.env("HUSK_CACHE_DIR", &self.cache);
         command.env("TMPDIR", scratch.path());
         command.env("XDG_RUNTIME_DIR", scratch.path());

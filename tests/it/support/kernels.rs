@@ -13,7 +13,25 @@ const SERIAL: u16 = 0x3f8;
 
 /// An ELF kernel that is `code` and zeros behind it, `memory` bytes in all.
 pub fn elf(code: &[u8], memory: u64) -> Vec<u8> {
-    let mut image = vec![0; ELF_HEADER + PROGRAM_HEADER];
+    elf_with_notes(code, memory, &[])
+}
+
+/// The same, with a note that it lives in `ring`.
+pub fn elf_of_ring(code: &[u8], memory: u64, ring: u32) -> Vec<u8> {
+    // Sizes of name and descriptor, and type 1, the ring; the name is padded to 4 bytes.
+    let mut note: Vec<u8> = [5u32, 4, 1]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
+    note.extend_from_slice(b"Husk\0\0\0\0");
+    note.extend_from_slice(&ring.to_le_bytes());
+    elf_with_notes(code, memory, &note)
+}
+
+fn elf_with_notes(code: &[u8], memory: u64, notes: &[u8]) -> Vec<u8> {
+    let headers = 1 + usize::from(!notes.is_empty());
+    let start = ELF_HEADER + headers * PROGRAM_HEADER;
+    let mut image = vec![0; start];
     let mut put = |at: usize, value: u64, width: usize| {
         image[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
     };
@@ -23,14 +41,23 @@ pub fn elf(code: &[u8], memory: u64) -> Vec<u8> {
     put(24, CODE, 8);
     put(32, ELF_HEADER as u64, 8);
     put(54, PROGRAM_HEADER as u64, 2);
-    put(56, 1, 2);
-    let offset = (ELF_HEADER + PROGRAM_HEADER) as u64;
-    let loadable = 1;
-    let fields = [loadable, offset, CODE, CODE, code.len() as u64, memory];
-    for (index, value) in fields.into_iter().enumerate() {
+    put(56, headers as u64, 2);
+    let loadable = [1, start as u64, CODE, CODE, code.len() as u64, memory, 0];
+    let note = [
+        4,
+        (start + code.len()) as u64,
+        0,
+        0,
+        notes.len() as u64,
+        0,
+        4,
+    ];
+    let fields = [loadable, note].concat();
+    for (index, value) in fields.into_iter().take(headers * 7).enumerate() {
         put(ELF_HEADER + 8 * index, value, 8);
     }
     image.extend_from_slice(code);
+    image.extend_from_slice(notes);
     image
 }
 
@@ -61,6 +88,31 @@ pub const TRIPLE_FAULTS: [u8; 9] = [0x0f, 0x01, 0x1c, 0x25, 0x00, 0x08, 0x20, 0x
 /// Code KVM must interpret and knows not, nor anyone: mov eax, 0x10000000, where a machine
 /// of 64 MiB has nothing; fiadd dword ptr [rax].
 pub const MEETS_NOBODY: [u8; 7] = [0xb8, 0x00, 0x00, 0x00, 0x10, 0xda, 0x00];
+
+/// Where `COUNTS` counts: two rows of sixteen words, zeros at first.
+const COUNTERS: u32 = 0x20_0800;
+
+/// Code that names its counters to the VMM, counts seven page faults on one processor and five
+/// on another, puts the VMM's answer under "other", and resets the machine.
+pub fn counts() -> Vec<u8> {
+    let word = |index: u32| (COUNTERS + 8 * index).to_le_bytes();
+    // mov rdi, the counters through the direct map; mov ecx, two rows; mov dx, the port
+    let mut code = vec![0x48, 0xbf];
+    code.extend((0xffff_8880_0000_0000 + u64::from(COUNTERS)).to_le_bytes());
+    code.extend([0xb9, 0x00, 0x01, 0x00, 0x00, 0x66, 0xba, 0xf0, 0x05]);
+    // mov eax, 5; out dx, al; mov [other], rax
+    code.extend([0xb8, 0x05, 0x00, 0x00, 0x00, 0xee, 0x48, 0x89, 0x04, 0x25]);
+    code.extend(word(15));
+    for (index, count) in [(3, 7), (16 + 3, 5)] {
+        // mov qword [index], count
+        code.extend([0x48, 0xc7, 0x04, 0x25]);
+        code.extend(word(index));
+        code.extend([count, 0, 0, 0]);
+    }
+    // mov al, 0xfe; out 0x64, al; jmp to itself
+    code.extend([0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe]);
+    code
+}
 
 /// An initramfs (Documentation/driver-api/early-userspace/buffer-format.rst, "newc") of
 /// these files, executable, and folders, where there are no bytes.
