@@ -27,7 +27,7 @@ impl GuestRing {
 
 /// Whether this host runs a guest's kernel in ring 3.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FastLane {
+pub enum Lane {
     /// KVM interprets ring 0, and ring 3 does all that a kernel needs.
     Open,
     /// KVM interprets ring 0, and ring 3 does not do.
@@ -47,13 +47,13 @@ pub struct Choice {
 pub fn choose(asked: Option<GuestRing>) -> Result<Choice, Problem> {
     // Who asks for ring 0 need not know what else there is.
     let lane = match asked {
-        Some(GuestRing::Zero) => FastLane::Hardware,
-        _ => fast_lane(),
+        Some(GuestRing::Zero) => Lane::Hardware,
+        _ => lane(),
     };
     decide(asked, &lane)
 }
 
-fn decide(asked: Option<GuestRing>, lane: &FastLane) -> Result<Choice, Problem> {
+fn decide(asked: Option<GuestRing>, lane: &Lane) -> Result<Choice, Problem> {
     let plain = |variant| {
         Ok(Choice {
             variant,
@@ -61,17 +61,17 @@ fn decide(asked: Option<GuestRing>, lane: &FastLane) -> Result<Choice, Problem> 
         })
     };
     match (asked, lane) {
-        (Some(GuestRing::Zero), _) | (None, FastLane::Hardware) => plain(Variant::Ring0),
-        (_, FastLane::Open) => plain(Variant::Ring3),
-        (None, FastLane::Shut { why }) => Ok(Choice {
+        (Some(GuestRing::Zero), _) | (None, Lane::Hardware) => plain(Variant::Ring0),
+        (_, Lane::Open) => plain(Variant::Ring3),
+        (None, Lane::Shut { why }) => Ok(Choice {
             variant: Variant::Ring0,
             fallback: Some(format!("this host cannot run it in ring 3: {why}")),
         }),
-        (Some(GuestRing::Three), FastLane::Shut { why }) => Err(Problem::new(format!(
+        (Some(GuestRing::Three), Lane::Shut { why }) => Err(Problem::new(format!(
             "--guest-ring 3: this host cannot run a guest's kernel in ring 3: {why}"
         ))
         .hint("without the option the kernel is interpreted, which works and is slow")),
-        (Some(GuestRing::Three), FastLane::Hardware) => Err(Problem::new(
+        (Some(GuestRing::Three), Lane::Hardware) => Err(Problem::new(
             "--guest-ring 3: this host's processor runs a guest's kernel in ring 0 itself",
         )
         .hint("leave the option out: ring 3 is for hosts whose KVM interprets ring 0")),
@@ -79,9 +79,9 @@ fn decide(asked: Option<GuestRing>, lane: &FastLane) -> Result<Choice, Problem> 
 }
 
 /// What this host can do.
-pub fn fast_lane() -> FastLane {
+pub fn lane() -> Lane {
     // Where no flags can be read nothing is promised; opening /dev/kvm will say more.
-    first_processor().map_or(FastLane::Hardware, |cpuinfo| lane_of(&cpuinfo))
+    first_processor().map_or(Lane::Hardware, |cpuinfo| lane_of(&cpuinfo))
 }
 
 /// The first processor's entry in /proc/cpuinfo; a host may have hundreds of them.
@@ -96,17 +96,17 @@ fn first_processor() -> io::Result<String> {
 
 /// A KVM on a processor that shows neither VMX nor SVM is a software one. A kernel in ring 3
 /// exchanges GS without SWAPGS, which is ring 0's.
-fn lane_of(cpuinfo: &str) -> FastLane {
+fn lane_of(cpuinfo: &str) -> Lane {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
     let has = |name| flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == name));
     if flags.is_none() || has("vmx") || has("svm") {
-        FastLane::Hardware
+        Lane::Hardware
     } else if !has("fsgsbase") {
-        FastLane::Shut {
+        Lane::Shut {
             why: "its processor has no FSGSBASE".into(),
         }
     } else {
-        FastLane::Open
+        Lane::Open
     }
 }
 
@@ -114,8 +114,8 @@ fn lane_of(cpuinfo: &str) -> FastLane {
 mod tests {
     use super::*;
 
-    fn shut() -> FastLane {
-        FastLane::Shut {
+    fn shut() -> Lane {
+        Lane::Shut {
             why: "SYSCALL leaves it".into(),
         }
     }
@@ -123,9 +123,9 @@ mod tests {
     #[test]
     fn the_host_decides_where_nobody_asked() {
         let auto = |lane| decide(None, &lane).expect("a choice");
-        assert_eq!(auto(FastLane::Open).variant, Variant::Ring3);
-        assert_eq!(auto(FastLane::Hardware).variant, Variant::Ring0);
-        assert_eq!(auto(FastLane::Hardware).fallback, None);
+        assert_eq!(auto(Lane::Open).variant, Variant::Ring3);
+        assert_eq!(auto(Lane::Hardware).variant, Variant::Ring0);
+        assert_eq!(auto(Lane::Hardware).fallback, None);
         let fallen = auto(shut());
         assert_eq!(fallen.variant, Variant::Ring0);
         assert!(
@@ -137,18 +137,18 @@ mod tests {
 
     #[test]
     fn what_was_asked_is_had_or_refused() {
-        for lane in [FastLane::Open, FastLane::Hardware, shut()] {
+        for lane in [Lane::Open, Lane::Hardware, shut()] {
             let zero = decide(Some(GuestRing::Zero), &lane).expect("always possible");
             assert_eq!((zero.variant, zero.fallback), (Variant::Ring0, None));
         }
         let three = |lane| decide(Some(GuestRing::Three), &lane);
         assert_eq!(
-            three(FastLane::Open).map(|choice| choice.variant),
+            three(Lane::Open).map(|choice| choice.variant),
             Ok(Variant::Ring3)
         );
         let reason = three(shut()).expect_err("impossible").what;
         assert!(reason.contains("SYSCALL leaves it"), "{reason}");
-        let reason = three(FastLane::Hardware).expect_err("pointless").what;
+        let reason = three(Lane::Hardware).expect_err("pointless").what;
         assert!(reason.contains("in ring 0 itself"), "{reason}");
     }
 
@@ -160,11 +160,11 @@ mod tests {
             "model name\t: x\n",
             "",
         ] {
-            assert_eq!(lane_of(text), FastLane::Hardware, "{text}");
+            assert_eq!(lane_of(text), Lane::Hardware, "{text}");
         }
         let pvm = "flags\t\t: svm_lock fsgsbase\nvmx flags\t: svm\n";
-        assert_eq!(lane_of(pvm), FastLane::Open);
-        let FastLane::Shut { why } = lane_of("flags\t\t: fpu\n") else {
+        assert_eq!(lane_of(pvm), Lane::Open);
+        let Lane::Shut { why } = lane_of("flags\t\t: fpu\n") else {
             panic!("nothing exchanges GS");
         };
         assert!(why.contains("FSGSBASE"), "{why}");
