@@ -6,8 +6,11 @@
 //! thread of its own for the few milliseconds, so that a host that never comes back from
 //! it costs a deadline and not the command.
 
-use crate::arch::host::{self, HostKind};
-use crate::arch::ring3::{self, Cycles, Facts, Finding, PrepareError, Step};
+pub use crate::arch::host::HostKind;
+pub use crate::arch::ring3::{Finding, Step};
+
+use crate::arch::host;
+use crate::arch::ring3::{self, Cycles, Facts, PrepareError};
 use crate::kvm::{CreateVm, Exit, KvmError, Vcpu, Vm};
 use crate::memory::{self, GuestRam, MapError};
 use std::io;
@@ -90,7 +93,7 @@ pub fn fast_lane(kvm: OwnedFd) -> Result<FastLane, WhyNot> {
 /// The examination alone, whichever host this is.
 fn examine(kvm: OwnedFd, host: HostKind) -> Result<FastLane, WhyNot> {
     let start = Instant::now();
-    let (facts, hertz) = run_guest(kvm, host)?;
+    let (facts, hertz) = run_guest(kvm, host, PATIENCE, |_| Ok(()))?;
     let findings = facts.judge();
     if !findings.is_empty() {
         return Err(WhyNot::Findings(findings));
@@ -114,25 +117,27 @@ fn duration(cycles: u64, hertz: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// What the guest found, and how many cycles its counter has a second.
-fn run_guest(kvm: OwnedFd, host: HostKind) -> Result<(Facts, u64), WhyNot> {
+/// What the guest found, and how many cycles its counter has a second. `change` may alter
+/// it before it runs.
+fn run_guest(
+    kvm: OwnedFd,
+    host: HostKind,
+    patience: Duration,
+    change: impl FnOnce(&GuestRam) -> Result<(), GuestMemoryError>,
+) -> Result<(Facts, u64), WhyNot> {
     let ram = Arc::new(memory::anonymous(ring3::RAM, &HOLE)?);
     let vm = Vm::new(kvm, Arc::clone(&ram))?;
     vm.create_irqchip()?;
     let vcpu = ring3::prepare(&vm, &ram, host)?;
+    change(&ram)?;
     let hertz = u64::from(vcpu.tsc_khz()?) * 1000;
-    let guest = Guest::start(vcpu, Arc::clone(&ram))?;
-    let end = guest.wait(PATIENCE);
+    let end = Guest::start(vm, vcpu)?.wait(patience);
     let facts = Facts::read(&ram)?;
+    let step = facts.under_way();
     match end? {
         End::Through => Ok((facts, hertz)),
-        End::Stopped(why) => Err(WhyNot::Stopped {
-            step: facts.under_way(),
-            why,
-        }),
-        End::Stuck => Err(WhyNot::Stuck {
-            step: facts.under_way(),
-        }),
+        End::Stopped(why) => Err(WhyNot::Stopped { step, why }),
+        End::Stuck => Err(WhyNot::Stuck { step }),
     }
 }
 
@@ -143,7 +148,8 @@ enum End {
     Stuck,
 }
 
-/// The guest on its thread.
+/// The guest on its thread, which owns the machine: KVM takes ten milliseconds to take one
+/// apart (it waits for an RCU grace period), and the answer need not wait for that.
 struct Guest {
     thread: JoinHandle<()>,
     ended: Receiver<Result<End, KvmError>>,
@@ -151,15 +157,9 @@ struct Guest {
 }
 
 impl Guest {
-    /// `ram` is the guest's until its thread ends, whatever becomes of the caller.
-    fn start(mut vcpu: Vcpu, ram: Arc<GuestRam>) -> io::Result<Self> {
+    fn start(vm: Vm, mut vcpu: Vcpu) -> io::Result<Self> {
         // Nothing to do: KVM_RUN returns because a signal came.
-        extern "C" fn wake(
-            _: libc::c_int,
-            _: *mut libc::siginfo_t,
-            _: *mut libc::c_void,
-        ) {
-        }
+        extern "C" fn wake(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
         register_signal_handler(SIGRTMIN(), wake)
             .map_err(|error| io::Error::from_raw_os_error(error.errno()))?;
         let stop = Arc::new(AtomicBool::new(false));
@@ -171,7 +171,8 @@ impl Guest {
                 let end = run(&mut vcpu, &told);
                 // Nobody listens once patience ran out.
                 let _ = tell.send(end);
-                drop((vcpu, ram));
+                drop(vcpu);
+                drop(vm);
             })?;
         Ok(Self {
             thread,
@@ -182,12 +183,11 @@ impl Guest {
 
     fn wait(self, patience: Duration) -> Result<End, KvmError> {
         if let Ok(end) = self.ended.recv_timeout(patience) {
-            // It has nothing left to do but to let go of its machine.
-            let _ = self.thread.join();
             return end;
         }
         self.stop.store(true, Ordering::Release);
-        // A signal is lost if it comes between the look at `stop` and KVM_RUN.
+        // A signal is lost if it comes between the look at `stop` and KVM_RUN: it is sent
+        // until it is heard, or for as long again.
         let until = Instant::now() + patience;
         while Instant::now() < until && !self.thread.is_finished() {
             let _ = self.thread.kill(SIGRTMIN());
@@ -217,11 +217,96 @@ fn run(vcpu: &mut Vcpu, stop: &AtomicBool) -> Result<End, KvmError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    #[test]
-    fn crude() {
-        for _ in 0..5 {
-            let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").unwrap();
-            eprintln!("{:?}", examine(kvm.into(), host::kind()));
+    use crate::arch::ring3::Entry;
+    use std::fs::File;
+
+    /// `None`, said aloud, where there is no usable KVM.
+    fn kvm() -> Option<OwnedFd> {
+        match File::options().read(true).write(true).open("/dev/kvm") {
+            Ok(file) => Some(file.into()),
+            Err(error) => {
+                let required =
+                    std::env::var_os("HUSK_REQUIRE_KVM").is_some_and(|value| value == "1");
+                assert!(!required, "/dev/kvm cannot be opened: {error}");
+                eprintln!("SKIPPED: /dev/kvm cannot be opened: {error}");
+                None
+            }
         }
+    }
+
+    /// On a processor's own virtualisation everything works but for one thing, by the book:
+    /// SYSCALL goes to ring 0.
+    #[test]
+    fn the_guest_finds_what_this_kind_of_host_has() {
+        let Some(fd) = kvm() else { return };
+        let answer = examine(fd, host::kind());
+        eprintln!("{:?}: {answer:?}", host::kind());
+        if host::kind().interprets_ring0() {
+            let lane = answer.expect("a PVM host carries a kernel in ring 3");
+            for figure in [lane.system_call, lane.ring0_call, lane.page_fault] {
+                assert!(figure > Duration::ZERO && figure < lane.took, "{lane:?}");
+            }
+            assert!(lane.system_call_unmasks);
+            return;
+        }
+        let Err(WhyNot::Findings(findings)) = answer else {
+            panic!("{answer:?}");
+        };
+        let steps: Vec<Step> = findings.iter().map(|finding| finding.step).collect();
+        assert_eq!(steps, [Step::SystemCall], "{findings:?}");
+        assert_eq!(findings[0].saw, "CS is 0x10, not 0x33");
+    }
+
+    #[test]
+    fn nothing_is_asked_of_a_host_whose_ring_0_is_native() {
+        let Some(fd) = kvm() else { return };
+        let needed = !matches!(fast_lane(fd), Err(WhyNot::NotNeeded(_)));
+        assert_eq!(needed, host::kind().interprets_ring0());
+    }
+
+    fn changed(change: impl FnOnce(&GuestRam) -> Result<(), GuestMemoryError>) -> Option<WhyNot> {
+        const SHORT: Duration = Duration::from_millis(200);
+        let answer = run_guest(kvm()?, host::kind(), SHORT, change);
+        Some(answer.map(|_| ()).expect_err("the guest is broken"))
+    }
+
+    #[test]
+    fn a_guest_that_hangs_is_left_behind_and_its_step_told() {
+        for (entry, step) in [
+            (Entry::Program, None),
+            (Entry::Breakpoint, Some(Step::Breakpoint)),
+            (Entry::PageFault, Some(Step::PageFault)),
+        ] {
+            let Some(why) = changed(|ram| ring3::hang_at(ram, entry)) else {
+                return;
+            };
+            let WhyNot::Stuck { step: at } = why else {
+                panic!("{entry:?}: {why}");
+            };
+            assert_eq!(at, step);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_breaks_down_is_told_with_its_step() {
+        let both = |ram: &GuestRam| {
+            // Nor can the fault of the fault be told.
+            [3, 8, 13]
+                .into_iter()
+                .try_for_each(|vector| ring3::close_gate(ram, vector))
+        };
+        let Some(why) = changed(both) else { return };
+        let text = why.to_string();
+        assert!(
+            matches!(
+                why,
+                WhyNot::Stopped {
+                    step: Some(Step::Breakpoint),
+                    ..
+                }
+            ),
+            "{why:?}"
+        );
+        assert!(text.contains("INT3 through a gate to ring 3"), "{text}");
     }
 }

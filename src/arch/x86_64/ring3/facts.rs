@@ -198,6 +198,7 @@ impl Facts {
     fn values(&self) -> Vec<Check> {
         let last_page = BASE + DEMAND;
         let sum = DEMAND_PAGES * (DEMAND_PAGES + 1) / 2;
+        // Any patience left will do.
         let pending = self.get(Slot::MaskedPending).max(1);
         let mut checks = vec![
             Check::new(
@@ -291,5 +292,63 @@ impl Check {
             mask: u64::MAX,
             expected,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a host that carries the kernel makes the guest write.
+    fn good() -> Facts {
+        let mut facts = Facts([0; SLOTS]);
+        let checks = facts.privilege().into_iter().chain(facts.values());
+        for check in Vec::from_iter(checks) {
+            facts.0[check.slot as usize] = check.expected;
+        }
+        facts.0[Slot::Step as usize] = STEPS.len() as u64 + 1;
+        facts
+    }
+
+    #[test]
+    fn every_fact_that_matters_is_missed() {
+        assert_eq!(good().judge(), []);
+        let all = good();
+        let checks = all.privilege().into_iter().chain(all.values());
+        for check in checks {
+            let mut bad = good();
+            // Zero is what a guest leaves that never came there; all ones differ from zero.
+            let found = if check.expected == 0 { u64::MAX } else { 0 };
+            bad.0[check.slot as usize] = found;
+            let findings = bad.judge();
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert_eq!(findings[0].step, check.step);
+            assert!(findings[0].saw.starts_with(check.what));
+        }
+    }
+
+    #[test]
+    fn the_step_under_way_is_known_by_its_number() {
+        let mut facts = good();
+        assert_eq!(facts.under_way(), None);
+        for (number, step) in (1..).zip(STEPS) {
+            facts.0[0] = number;
+            assert_eq!(facts.under_way(), Some(step));
+            assert_eq!(step as u64, number);
+        }
+        facts.0[0] = 0;
+        assert_eq!(facts.under_way(), None);
+    }
+
+    #[test]
+    fn figures_are_of_one_round_trip() {
+        let mut facts = good();
+        facts.0[Slot::SyscallCycles as usize] = 64 * 2300;
+        facts.0[Slot::CallCycles as usize] = 16 * 15_000;
+        facts.0[Slot::FaultCycles as usize] = 16 * 31_000;
+        let cycles = facts.cycles();
+        assert_eq!(cycles.system_call, 2300);
+        assert_eq!(cycles.ring0_call, 15_000);
+        assert_eq!(cycles.page_fault, 31_000);
     }
 }

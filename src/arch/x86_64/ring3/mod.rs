@@ -63,9 +63,9 @@ const USER_CS: u16 = 0x33;
 const TASK: u16 = 0x40;
 
 /// The program's table of its own places, in its order.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(usize)]
-enum Entry {
+pub enum Entry {
     Program,
     SystemCall,
     Debug,
@@ -106,6 +106,20 @@ pub fn prepare(vm: &Vm, ram: &GuestRam, host: HostKind) -> Result<Vcpu, PrepareE
     set_system_call(&vcpu, program)?;
     enter(&vcpu, program)?;
     Ok(vcpu)
+}
+
+/// For tests of what asks: the guest hangs once it comes to `entry`.
+#[cfg(test)]
+pub fn hang_at(ram: &GuestRam, entry: Entry) -> Result<(), GuestMemoryError> {
+    const JUMP_TO_ITSELF: [u8; 2] = [0xeb, 0xfe];
+    let at = address(program(), entry) - BASE;
+    ram.write_slice(&JUMP_TO_ITSELF, GuestAddress(at))
+}
+
+/// For tests of what asks: nothing takes `vector`.
+#[cfg(test)]
+pub fn close_gate(ram: &GuestRam, vector: u64) -> Result<(), GuestMemoryError> {
+    ram.write_obj(0u64, GuestAddress(IDT + vector * 16))
 }
 
 fn program() -> &'static [u8] {
@@ -160,11 +174,7 @@ fn write_descriptors(ram: &GuestRam, program: &[u8]) -> Result<(), GuestMemoryEr
         put(GDT + u64::from(selector & !7), descriptor)?;
     }
     put(TSS + 4, BASE + RING0_STACK)?;
-    for (ist, stack) in [
-        (1, INTERRUPT_STACK),
-        (2, FAULT_STACK),
-        (3, EXCEPTION_STACK),
-    ] {
+    for (ist, stack) in [(1, INTERRUPT_STACK), (2, FAULT_STACK), (3, EXCEPTION_STACK)] {
         put(TSS + 0x1c + ist * 8, BASE + stack)?;
     }
     for gate in &GATES {
@@ -210,7 +220,7 @@ impl Gate {
     }
 
     fn descriptor(&self, address: u64) -> [u64; 2] {
-        let kind = 0x8e | u64::from(self.trap) | u64::from(self.open) * 0x60;
+        let kind = 0x8e | u64::from(self.trap) | (u64::from(self.open) * 0x60);
         let low = address & 0xffff
             | u64::from(self.selector) << 16
             | self.ist << 32
