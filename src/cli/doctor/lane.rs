@@ -51,7 +51,7 @@ fn open(lane: &probe::FastLane) -> Check {
     );
     Check::ok(NAME, found).means(
         "a guest's kernel may run natively here; in such a guest every program can reach the \
-         kernel's memory, and the machine is the only boundary (--guest-ring 0 for two)",
+         kernel's memory, and the machine is the only boundary (--guest-ring 0 keeps the kernel apart, interpreted)",
     )
 }
 
