@@ -31,6 +31,9 @@ pub mod machine;
 
 pub mod vmm;
 
+// What the tool side asks of KVM itself.
+pub mod probe;
+
 // The tool side: everything outside the jail.
 pub mod image;
 pub mod initramfs;

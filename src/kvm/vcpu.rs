@@ -96,6 +96,11 @@ impl Vcpu {
         self.fd.set_xcrs(&all).named("KVM_SET_XCRS")
     }
 
+    /// Cycles the guest's time stamp counter has in a millisecond.
+    pub fn tsc_khz(&self) -> Result<u32, KvmError> {
+        self.fd.get_tsc_khz().named("KVM_GET_TSC_KHZ")
+    }
+
     pub fn regs(&self) -> Result<kvm_regs, KvmError> {
         self.fd.get_regs().named("KVM_GET_REGS")
     }

@@ -300,6 +300,14 @@ fn doctors_json_and_exit_code_agree() {
             "{check} does not say what follows"
         );
     }
+    // It is asked of a KVM, and there is one or there is none.
+    let lane = report["fast_lane"]["state"].as_str().expect("a state");
+    let asked = checks.iter().find(|check| check["name"] == "ring 3 kernel");
+    match asked.map(|check| check["state"].as_str()) {
+        Some(Some("ok")) => assert!(["open", "not-needed"].contains(&lane), "{lane}"),
+        Some(_) => assert_eq!(lane, "closed"),
+        None => assert_eq!(lane, "unknown"),
+    }
     for name in [
         "kvm",
         "namespaces",

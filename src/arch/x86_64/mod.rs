@@ -9,4 +9,5 @@ pub mod cpuid;
 pub mod host;
 pub mod layout;
 pub mod mptable;
+pub mod ring3;
 pub mod vcpu;

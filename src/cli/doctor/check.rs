@@ -68,14 +68,34 @@ pub struct Report {
     schema: &'static str,
     /// Could `husk run` work here?
     pub usable: bool,
+    fast_lane: FastLane,
     checks: Vec<Check>,
 }
 
+/// Whether a guest's kernel may live in ring 3 here, and what its round trips cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum FastLane {
+    Open {
+        system_call_ns: u64,
+        ring0_call_ns: u64,
+        page_fault_ns: u64,
+        probe_ns: u64,
+    },
+    Closed,
+    /// Ring 0 is native.
+    NotNeeded,
+    /// There is no KVM to ask.
+    #[default]
+    Unknown,
+}
+
 impl Report {
-    pub fn new(checks: Vec<Check>) -> Self {
+    pub fn new(fast_lane: FastLane, checks: Vec<Check>) -> Self {
         Self {
             schema: SCHEMA,
             usable: checks.iter().all(|check| check.state != State::Fail),
+            fast_lane,
             checks,
         }
     }
@@ -121,12 +141,13 @@ mod tests {
     use super::*;
 
     fn report(state: State) -> Report {
-        Report::new(vec![
+        let checks = vec![
             Check::ok("one", "fine"),
             Check::new("second", state, "gone")
                 .means("no luck")
                 .fix("bring it"),
-        ])
+        ];
+        Report::new(FastLane::NotNeeded, checks)
     }
 
     #[test]
@@ -149,6 +170,7 @@ mod tests {
         let json = serde_json::to_value(report(State::Absent)).expect("JSON");
         assert_eq!(json["schema"], SCHEMA);
         assert_eq!(json["usable"], true);
+        assert_eq!(json["fast_lane"]["state"], "not-needed");
         assert_eq!(json["checks"][1]["state"], "absent");
         assert_eq!(json["checks"][1]["fix"], "bring it");
     }

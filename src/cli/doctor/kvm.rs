@@ -161,9 +161,9 @@ fn kind(evidence: Evidence) -> Check {
         Kind::Pvm => (
             State::Warn,
             "PVM, software without VMX or SVM",
-            "user programs run natively, but the guest's kernel (ring 0) is interpreted at about \
-             0.5 us an instruction: a cold boot takes seconds, a system call 0.3 ms, a page \
-             fault 2 ms, a fork 0.1 s; nothing mends this but a host with VMX or SVM",
+            "user programs run natively, but a kernel in ring 0 is interpreted at about 0.5 us an \
+             instruction: a cold boot takes seconds, a system call 0.3 ms, a page fault 2 ms, a \
+             fork 0.1 s; a kernel in ring 3 is native, where this KVM carries one (below)",
         ),
     };
     let nested = match evidence.hypervisor_flag && state == State::Ok {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk doctor`: what this host can do, and how to mend what it cannot.
 //!
-//! Main thread, before any other exists: some probes fork. Changes nothing on the host.
+//! Main thread. Some probes fork, and one leaves a thread that takes its machine apart: a
+//! forked child makes system calls only. Changes nothing on the host.
 
 mod check;
 mod confinement;
 mod features;
 mod kvm;
+mod lane;
 
 use super::output::{ExitStatus, Failure, Printer};
 use anyhow::Context as _;
@@ -46,9 +48,11 @@ pub fn execute(args: &DoctorArgs, printer: &Printer) -> Result<ExitStatus, Failu
 
 fn examine() -> Report {
     let mut checks = kvm::checks();
+    let (fast_lane, check) = lane::examine();
+    checks.extend(check);
     checks.extend(confinement::checks());
     checks.extend(features::checks());
-    Report::new(checks)
+    Report::new(fast_lane, checks)
 }
 
 /// A small file of /proc or /sys, trimmed; None where it is not there.
