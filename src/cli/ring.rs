@@ -3,9 +3,9 @@
 //! prevailed. Main thread, before anything is opened.
 
 use super::output::Problem;
+use crate::probe::{self, WhyNot};
 use crate::units::Variant;
 use std::fs::File;
-use std::io::{self, Read as _};
 
 /// `--guest-ring`, as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -80,33 +80,16 @@ fn decide(asked: Option<GuestRing>, lane: &Lane) -> Result<Choice, Problem> {
 
 /// What this host can do.
 pub fn lane() -> Lane {
-    // Where no flags can be read nothing is promised; opening /dev/kvm will say more.
-    first_processor().map_or(Lane::Hardware, |cpuinfo| lane_of(&cpuinfo))
-}
-
-/// The first processor's entry in /proc/cpuinfo; a host may have hundreds of them.
-fn first_processor() -> io::Result<String> {
-    const ENTRY: u64 = 8192;
-    let mut text = String::new();
-    File::open("/proc/cpuinfo")?
-        .take(ENTRY)
-        .read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// A KVM on a processor that shows neither VMX nor SVM is a software one. A kernel in ring 3
-/// exchanges GS without SWAPGS, which is ring 0's.
-fn lane_of(cpuinfo: &str) -> Lane {
-    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    let has = |name| flags.is_some_and(|line| line.split_whitespace().any(|flag| flag == name));
-    if flags.is_none() || has("vmx") || has("svm") {
-        Lane::Hardware
-    } else if !has("fsgsbase") {
-        Lane::Shut {
-            why: "its processor has no FSGSBASE".into(),
-        }
-    } else {
-        Lane::Open
+    // Where KVM cannot be opened nothing is promised; opening it for the machine says more.
+    let Ok(kvm) = File::options().read(true).write(true).open("/dev/kvm") else {
+        return Lane::Hardware;
+    };
+    match probe::fast_lane(kvm.into()) {
+        Ok(_) => Lane::Open,
+        Err(WhyNot::NotNeeded(_)) => Lane::Hardware,
+        Err(why) => Lane::Shut {
+            why: why.to_string(),
+        },
     }
 }
 
@@ -150,23 +133,5 @@ mod tests {
         assert!(reason.contains("SYSCALL leaves it"), "{reason}");
         let reason = three(Lane::Hardware).expect_err("pointless").what;
         assert!(reason.contains("in ring 0 itself"), "{reason}");
-    }
-
-    #[test]
-    fn only_whole_flags_of_the_flags_line_count() {
-        for text in [
-            "flags\t\t: fpu svm fsgsbase\n",
-            "flags\t\t: fpu vmx\n",
-            "model name\t: x\n",
-            "",
-        ] {
-            assert_eq!(lane_of(text), Lane::Hardware, "{text}");
-        }
-        let pvm = "flags\t\t: svm_lock fsgsbase\nvmx flags\t: svm\n";
-        assert_eq!(lane_of(pvm), Lane::Open);
-        let Lane::Shut { why } = lane_of("flags\t\t: fpu\n") else {
-            panic!("nothing exchanges GS");
-        };
-        assert!(why.contains("FSGSBASE"), "{why}");
     }
 }

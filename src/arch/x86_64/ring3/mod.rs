@@ -12,6 +12,7 @@ use super::host::HostKind;
 use super::{cpuid, vcpu};
 use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::GuestRam;
+use crate::units::Variant;
 use kvm_bindings::{Msrs, kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment};
 use std::arch::global_asm;
 use std::slice;
@@ -97,7 +98,7 @@ pub fn prepare(vm: &Vm, ram: &GuestRam, host: HostKind) -> Result<Vcpu, PrepareE
     write_descriptors(ram, program)?;
 
     let vcpu = vm.create_vcpu(0)?;
-    let table = cpuid::for_vcpu(&vm.supported_cpuid()?, 0, 1, host);
+    let table = cpuid::for_vcpu(&vm.supported_cpuid()?, 0, 1, host, Variant::Ring3);
     vcpu.set_cpuid(&table)?;
     if let Some(xcr0) = cpuid::xcr0(&table) {
         vcpu.set_xcr0(xcr0)?;
