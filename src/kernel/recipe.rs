@@ -64,7 +64,15 @@ const RING3_FRAGMENTS: &[Text] = embed!("config":
     "ring3/90-ring3.config",
 );
 
-const RING3_PATCHES: &[Text] = embed!("patches":);
+const RING3_PATCHES: &[Text] = embed!("patches":
+    "ring3/0001-x86-mm-kernel-memory-that-ring-3-can-reach.patch",
+    "ring3/0002-x86-leave-ring-0-and-call-back.patch",
+    "ring3/0003-x86-the-interrupt-flag-in-memory.patch",
+    "ring3/0004-x86-entry-frames-that-are-ready.patch",
+    "ring3/0005-x86-privileged-instructions-by-call.patch",
+    "ring3/0006-x86-vdso-getcpu-by-system-call.patch",
+    "ring3/0007-x86-no-help-needed.patch",
+);
 
 /// Fixed, so that the same inputs give the same bytes.
 const MAKE_VARIABLES: &[&str] = &[
