@@ -40,10 +40,10 @@ mod operation {
     pub const COUNTERS: u8 = 5;
 }
 
-/// Where a guest whose kernel lives in ring 3 counts its round trips through ring 0, once it
-/// has said so; the last word counts.
+/// Where a guest whose kernel lives in ring 3 counts its round trips through ring 0: it tells
+/// of its rows, which are per-CPU data, in as many requests as it likes.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<Option<Rows>>);
+pub struct Counters(Mutex<Vec<Rows>>);
 
 /// All of it guest RAM, and `start` a multiple of a word.
 #[derive(Clone, Copy, Debug)]
@@ -56,15 +56,17 @@ impl Counters {
     /// The sum of all rows by kind, as they stand now: the guest may count on, and may count
     /// what it likes.
     pub fn sum(&self, ram: &GuestRam) -> Option<[u64; KINDS]> {
-        let rows = (*self.rows())?;
+        let told = self.rows();
         let mut sum = [0u64; KINDS];
-        for row in 0..rows.count {
-            for (kind, sum) in (0u64..).zip(&mut sum) {
-                let at = GuestAddress(rows.start.0 + row * ROW + kind * 8);
-                *sum = sum.saturating_add(ram.load(at, Ordering::Relaxed).ok()?);
+        for rows in told.iter() {
+            for row in 0..rows.count {
+                for (kind, sum) in (0u64..).zip(&mut sum) {
+                    let at = GuestAddress(rows.start.0 + row * ROW + kind * 8);
+                    *sum = sum.saturating_add(ram.load(at, Ordering::Relaxed).ok()?);
+                }
             }
         }
-        Some(sum)
+        (!told.is_empty()).then_some(sum)
     }
 
     fn register(&self, regs: &kvm_regs, ram: &GuestRam) -> Option<()> {
@@ -76,11 +78,15 @@ impl Counters {
             return None;
         }
         ram.get_slice(start, length).ok()?;
-        *self.rows() = Some(Rows { start, count });
+        let mut told = self.rows();
+        if told.iter().map(|rows| rows.count).sum::<u64>() + count > MAX_ROWS {
+            return None;
+        }
+        told.push(Rows { start, count });
         Some(())
     }
 
-    fn rows(&self) -> std::sync::MutexGuard<'_, Option<Rows>> {
+    fn rows(&self) -> std::sync::MutexGuard<'_, Vec<Rows>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -282,10 +288,9 @@ mod tests {
         let mut expected = [0; KINDS];
         (expected[0], expected[3], expected[15]) = (u64::MAX, 33, 7);
         assert_eq!(counters.sum(&ram), Some(expected));
-        // It may move them, through either window.
+        // More of them, through either window.
         assert_eq!(register(&counters, &ram, KERNEL_MAP + AT + 3 * 128, 128), 0);
-        let mut expected = [0; KINDS];
-        expected[3] = 13;
+        expected[3] += 13;
         assert_eq!(counters.sum(&ram), Some(expected));
     }
 
@@ -293,7 +298,9 @@ mod tests {
     fn counters_that_are_not_whole_rows_of_ram_are_refused() {
         let (ram, counters) = (ram(), Counters::default());
         const END: u64 = DIRECT_MAP + (4 << 20);
-        assert_eq!(register(&counters, &ram, END - 64 * 128, 64 * 128), 0);
+        assert_eq!(register(&counters, &ram, END - 64 * 128, 63 * 128), 0);
+        assert_eq!(register(&counters, &ram, DIRECT_MAP, 2 * 128), 1);
+        assert_eq!(register(&counters, &ram, END - 128, 128), 0);
         let before = counters.sum(&ram);
         for (rdi, rcx) in [
             (DIRECT_MAP, 0),
@@ -310,7 +317,7 @@ mod tests {
         ] {
             assert_eq!(register(&counters, &ram, rdi, rcx), 1, "{rdi:#x} {rcx:#x}");
         }
-        assert_eq!(counters.sum(&ram), before, "the old place stands");
+        assert_eq!(counters.sum(&ram), before, "the old places stand");
     }
 
     #[test]
