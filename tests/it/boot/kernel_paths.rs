@@ -47,10 +47,10 @@ fn threads_of_two_processors_share_a_futex() {
 fn memory_that_runs_out_costs_the_process_that_took_it() {
     let Some(host) = Host::find() else { return };
     // Two that fit one by one, so that the kernel does not refuse them from the start.
-    let script = "husk-probe touch 60 & husk-probe touch 60 & wait; \
-                  busybox dmesg | grep -c 'Out of memory: Killed process .*husk-probe'; husk-probe touch 20";
-    let ended = host.sh(script).options(&["-m", "96m"]).end();
-    assert!(ended.text().ends_with("\n20 MiB hold\n"), "{ended:?}");
+    let script = "husk-probe touch 30 & husk-probe touch 30 & wait; \
+                  busybox dmesg | grep -c 'Out of memory: Killed process .*husk-probe'; husk-probe touch 4";
+    let ended = host.sh(script).options(&["-m", "48m"]).end();
+    assert!(ended.text().ends_with("\n4 MiB hold\n"), "{ended:?}");
     let kills = ended
         .text()
         .lines()
