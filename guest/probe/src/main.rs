@@ -3,36 +3,72 @@
 //! `husk-probe QUESTION [ARGUMENT…]` answers on standard output; a wrong state of the
 //! machine is exit code 1 with the reason on standard error.
 
+mod bench;
+mod events;
+mod load;
+mod mappings;
+mod storms;
 mod streams;
+mod sys;
+mod traced;
 mod vectors;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "questions: vectors PROCESSES SWITCHES | flood STDOUT_BYTES STDERR_BYTES | \
-                     spin | touch MIB";
+const USAGE: &str = "questions:
+  vectors PROCESSES SWITCHES       vector registers across context switches
+  flood STDOUT_BYTES STDERR_BYTES  known bytes
+  spin                             never ends
+  touch MIB                        memory, page by page
+  nothing                          ends at once
+  traced [watch]                   ptrace: steps, breakpoints, system calls (debug registers)
+  forks COUNT                      children and what they see
+  signals COUNT                    a storm of signals into running code
+  threads COUNT ROUNDS             threads at one futex
+  mappings                         mmap in all its forms
+  epoll                            readiness of files of every kind
+  uring ROUNDS                     io_uring
+  bench MILLISECONDS [ROW]...      what the kernel's work costs, a JSON object a row
+  http ADDRESS PATH CLIENTS SECONDS [keep]
+                                   requests to a web server, as many as it answers";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let answer = match words[..] {
-        ["vectors", processes, switches] => number(processes)
-            .and_then(|processes| Ok((processes, number(switches)?)))
-            .and_then(|(processes, switches)| vectors::check(processes, switches)),
-        ["flood", out, err] => number(out)
-            .and_then(|out| Ok((out, number(err)?)))
-            .and_then(|(out, err)| streams::flood(out, err)),
-        ["touch", mib] => number(mib).and_then(touch),
-        ["spin"] => loop {
-            std::hint::spin_loop();
-        },
-        _ => Err(USAGE.to_owned()),
-    };
-    match answer {
+    match answer(&words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("husk-probe: {reason}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn answer(words: &[&str]) -> Result<(), String> {
+    match *words {
+        ["vectors", processes, switches] => vectors::check(number(processes)?, number(switches)?),
+        ["flood", out, err] => streams::flood(number(out)?, number(err)?),
+        ["touch", mib] => touch(number(mib)?),
+        ["spin"] => loop {
+            std::hint::spin_loop();
+        },
+        ["nothing"] => Ok(()),
+        ["traced"] => traced::check_all(false),
+        ["traced", "watch"] => traced::check_all(true),
+        ["forks", count] => storms::forks(number(count)?),
+        ["signals", count] => storms::signals(number(count)?),
+        ["threads", count, rounds] => storms::threads(number(count)?, number(rounds)?),
+        ["mappings"] => mappings::check_all(),
+        ["epoll"] => events::epoll(),
+        ["uring", rounds] => events::uring(number(rounds)?),
+        ["bench", milliseconds, ref rows @ ..] => bench::measure(number(milliseconds)?, rows),
+        ["http", address, path, clients, seconds, ref keep @ ..]
+            if matches!(keep, [] | ["keep"]) =>
+        {
+            let (clients, seconds) = (number(clients)?, number(seconds)?);
+            load::http(address, path, clients, seconds, !keep.is_empty())
+        }
+        _ => Err(USAGE.to_owned()),
     }
 }
 

@@ -52,7 +52,7 @@ pub fn check(processes: usize, switches: usize) -> Result<(), String> {
         return Err("vectors takes two processes or more".to_owned());
     }
     let level = Level::of_this_processor();
-    pin()?;
+    crate::sys::pin()?;
     let rounds = switches.div_ceil(processes);
     let children: Vec<libc::pid_t> = (1..=processes)
         .map(|seed| {
@@ -77,20 +77,6 @@ pub fn check(processes: usize, switches: usize) -> Result<(), String> {
         ));
     }
     println!("{level:?} state of {processes} processes survived {switches} switches");
-    Ok(())
-}
-
-/// All processes share CPU 0, so that every yield is a switch.
-fn pin() -> Result<(), String> {
-    // SAFETY: an all-zero CPU set is an empty one; the call reads it.
-    let result = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(0, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    if result != 0 {
-        return Err(std::io::Error::last_os_error().to_string());
-    }
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 
 mod broken;
 mod exit;
+mod kernel_paths;
 mod options;
 mod readme;
 mod refusals;
