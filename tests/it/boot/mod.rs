@@ -5,6 +5,7 @@
 mod broken;
 mod exit;
 mod kernel_paths;
+mod lanes;
 mod options;
 mod readme;
 mod refusals;

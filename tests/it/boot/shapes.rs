@@ -3,13 +3,11 @@
 //! the boot that costs.
 
 use crate::support::husk::{Host, Husk};
-use crate::support::{kvm, left_to_the_lab};
 use std::ffi::OsString;
 
 /// Runs a guest with so many CPUs and so much memory, of which it uses some.
 #[track_caller]
 fn check(host: &Host, image: OsString, cpus: usize, memory_mib: u64, touched_mib: u64) {
-    let cpus = affordable(cpus);
     let script = format!(
         "grep -c ^processor /proc/cpuinfo; cat /sys/devices/system/cpu/online; \
          awk '/^MemTotal/ {{ print $2 }}' /proc/meminfo; \
@@ -36,18 +34,6 @@ fn check(host: &Host, image: OsString, cpus: usize, memory_mib: u64, touched_mib
     let total: u64 = total.parse().expect("a number");
     let (all, kept) = (memory_mib << 10, (16 << 10) + (memory_mib << 10) / 16);
     assert!((all - kept..all).contains(&total), "{total} KiB of {all}");
-}
-
-/// Interpreted kernels that wait for each other's processors on a host that has fewer take
-/// minutes to start them.
-fn affordable(cpus: usize) -> usize {
-    let own = std::thread::available_parallelism().map_or(1, usize::from);
-    let most = own.max(2);
-    if cpus <= most || kvm::runs_any_kernel() {
-        return cpus;
-    }
-    left_to_the_lab(&format!("{cpus} CPUs; {most} where KVM interprets ring 0"));
-    most
 }
 
 #[test]

@@ -85,6 +85,11 @@ pub fn left_to_the_lab(why: &str) {
     aloud(&format!("LEFT TO THE LAB {}: {why}", test()));
 }
 
+/// Says that the running test is for this host's own run of it, by design.
+pub fn left_to_the_host(why: &str) {
+    aloud(&format!("LEFT TO THE HOST {}: {why}", test()));
+}
+
 /// The test harness hides what a passing test prints by the usual macros.
 fn aloud(line: &str) {
     // Standard error may be closed; then nobody wants to know.
