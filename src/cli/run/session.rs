@@ -68,7 +68,9 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
             agent,
             start,
             streams,
-            machine: &machine.control,
+            machine: Some(&machine.control),
+            company: None,
+            detachable: false,
             signals: &signals,
             limits: Limits {
                 agent: request.timeout,
@@ -112,14 +114,18 @@ fn streams(request: &RunRequest) -> anyhow::Result<Streams> {
             true => Some(stdin().context("standard input")?),
             false => None,
         },
-        stdout: io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("standard output")?,
-        stderr: io::stderr()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("standard error")?,
+        stdout: Some(
+            io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .context("standard output")?,
+        ),
+        stderr: Some(
+            io::stderr()
+                .as_fd()
+                .try_clone_to_owned()
+                .context("standard error")?,
+        ),
     })
 }
 
