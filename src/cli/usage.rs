@@ -19,8 +19,13 @@ Exit codes: 0 done, 1 something you can mend, 2 something unexpected. `husk run`
 on the command's own code, and answers 125 when husk itself failed.";
 
 /// The order in which `husk --help` presents its verbs.
-const GROUPS: [(&str, &[&str]); 3] = [
-    ("Machines", &["run", "boot"]),
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Start a machine", &["run", "boot"]),
+    ("Look at machines", &["ps", "logs", "inspect", "events"]),
+    (
+        "Work with a machine",
+        &["attach", "wait", "stop", "kill", "rm"],
+    ),
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),
 ];
@@ -131,6 +136,9 @@ fn color_asked(words: &[OsString]) -> ColorWhen {
         .windows(2)
         .find(|pair| pair[0] == "--color")
         .map(|pair| pair[1]);
+    if words.contains(&"--no-color") {
+        return ColorWhen::Never;
+    }
     let joined = words.iter().find_map(|word| word.strip_prefix("--color="));
     joined
         .or(spaced)

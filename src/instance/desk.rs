@@ -35,8 +35,13 @@ const MAX_INPUT: usize = 64 * 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ask {
-    Signal { number: u8 },
-    Stop { signal: Option<u8>, grace_ms: u64 },
+    Signal {
+        number: u8,
+    },
+    Stop {
+        signal: Option<u8>,
+        grace_ms: u64,
+    },
     Inspect,
     /// Answered when the machine is at its end.
     Wait,
@@ -211,9 +216,7 @@ impl Company for Desk {
             list.push(match client {
                 Client::Asking(stream, _) => (stream.as_fd(), PollFlags::POLLIN),
                 Client::Waiting(stream) => (stream.as_fd(), PollFlags::POLLIN),
-                Client::Attached(attached) => {
-                    attached.watched(self.input.len() < MAX_INPUT)
-                }
+                Client::Attached(attached) => attached.watched(self.input.len() < MAX_INPUT),
                 // Cleared after each turn; watched only to keep the places.
                 Client::Gone => (self.listener.as_fd(), PollFlags::empty()),
             });
@@ -242,7 +245,8 @@ impl Company for Desk {
         if places.contains(&0) {
             self.accept();
         }
-        self.clients.retain(|client| !matches!(client, Client::Gone));
+        self.clients
+            .retain(|client| !matches!(client, Client::Gone));
     }
 
     fn next_wish(&mut self) -> Option<Wish> {

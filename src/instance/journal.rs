@@ -3,13 +3,14 @@
 //! husk appends its own lines; one write each, so that lines do not mix. Bounded: a full
 //! journal becomes the old one.
 
+use super::logs::Reader;
 use super::record::{Record, now};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// From this size on the journal is turned; so two of them are kept at most.
 const FULL: u64 = 1 << 20;
@@ -28,13 +29,8 @@ pub struct Entry {
     pub labels: BTreeMap<String, String>,
 }
 
-pub fn path(place: &Path) -> PathBuf {
-    place.join("events")
-}
-
-fn old(place: &Path) -> PathBuf {
-    place.join("events.1")
-}
+/// The older file, the newer.
+const NAMES: [&str; 2] = ["events.1", "events"];
 
 /// A journal that cannot be written keeps nothing from happening.
 pub fn note(place: &Path, what: &str, record: &Record, code: Option<u8>) {
@@ -51,9 +47,9 @@ pub fn note(place: &Path, what: &str, record: &Record, code: Option<u8>) {
         return;
     };
     line.push(b'\n');
-    let path = path(place);
+    let [old, path] = NAMES.map(|name| place.join(name));
     if fs::metadata(&path).is_ok_and(|meta| meta.len() >= FULL) {
-        let _ = fs::rename(&path, old(place));
+        let _ = fs::rename(&path, old);
     }
     let file = File::options()
         .append(true)
@@ -65,17 +61,9 @@ pub fn note(place: &Path, what: &str, record: &Record, code: Option<u8>) {
     }
 }
 
-/// All that is kept, oldest first.
-pub fn read(place: &Path) -> Vec<Entry> {
-    let mut list = Vec::new();
-    for path in [old(place), path(place)] {
-        let mut text = Vec::new();
-        if let Ok(file) = File::open(path) {
-            let _ = file.take(2 * FULL).read_to_end(&mut text);
-        }
-        list.extend(entries(&text));
-    }
-    list
+/// Reads all that is kept, oldest first, and then what comes.
+pub fn reader(place: &Path) -> Reader {
+    Reader::of(place, NAMES)
 }
 
 /// The whole lines of `text`; what is no entry is passed over.

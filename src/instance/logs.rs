@@ -18,6 +18,7 @@ use std::time::SystemTime;
 pub const FULL: u64 = 4 << 20;
 /// Longest piece of output a line holds.
 const PIECE: usize = 16 * 1024;
+/// The older file, the newer.
 const NAMES: [&str; 2] = ["output.log.1", "output.log"];
 
 /// The owner's side.
@@ -114,6 +115,7 @@ impl<'a> Line<'a> {
 #[derive(Debug)]
 pub struct Reader {
     dir: PathBuf,
+    names: [&'static str; 2],
     file: Option<File>,
     /// What was read of a line so far.
     rest: Vec<u8>,
@@ -122,9 +124,16 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// What the process of the machine in this folder wrote.
     pub fn open(dir: &Path) -> Self {
+        Self::of(dir, NAMES)
+    }
+
+    /// Any two files of lines, of which the newer becomes the older.
+    pub fn of(dir: &Path, names: [&'static str; 2]) -> Self {
         Self {
             dir: dir.to_owned(),
+            names,
             file: None,
             rest: Vec::new(),
             begun: false,
@@ -136,13 +145,13 @@ impl Reader {
         let mut text = std::mem::take(&mut self.rest);
         if !self.begun {
             self.begun = true;
-            self.file = self.open_one(NAMES[0])?;
+            self.file = self.open_one(self.names[0])?;
         }
         loop {
             if let Some(file) = &mut self.file {
                 file.take(2 * FULL).read_to_end(&mut text)?;
             }
-            let newer = self.open_one(NAMES[1])?;
+            let newer = self.open_one(self.names[1])?;
             if newer.is_none() || same(self.file.as_ref(), newer.as_ref())? {
                 break;
             }
@@ -205,7 +214,10 @@ mod tests {
                 (true, true, b"".to_vec()),
             ]
         );
-        let first = text.split(|byte| *byte == b'\n').next().and_then(Line::parse);
+        let first = text
+            .split(|byte| *byte == b'\n')
+            .next()
+            .and_then(Line::parse);
         assert!(first.and_then(|line| line.at()).is_some());
         assert!(reader.read().expect("nothing new").is_empty());
     }
@@ -234,7 +246,11 @@ mod tests {
         assert_eq!(count, 300);
         let size: u64 = NAMES
             .iter()
-            .map(|name| fs::metadata(folder.path().join(name)).expect("a file").len())
+            .map(|name| {
+                fs::metadata(folder.path().join(name))
+                    .expect("a file")
+                    .len()
+            })
             .sum();
         assert!(size < 2 * FULL + 300_000, "{size}");
     }

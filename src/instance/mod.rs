@@ -11,4 +11,4 @@ pub mod session;
 mod spawn;
 
 pub use place::{Claim, Found, Place, PlaceError};
-pub use spawn::{Control, SpawnError, Spawned, spawn};
+pub use spawn::{Control, SpawnError, Spawned, descriptors, spawn, spawn_owner};

@@ -77,7 +77,11 @@ impl Place {
             source,
         };
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(fail)?;
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(fail)?;
         let meta = fs::symlink_metadata(path).map_err(fail)?;
         // In a folder all may write to, anyone may have been here first.
         if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() {

@@ -99,7 +99,10 @@ pub fn stamp(nanoseconds: u64) -> String {
 
 /// Whether people may call a machine so: it stands in tables, paths and host names.
 pub fn is_name(text: &str) -> bool {
-    let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let first = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
     first && text.len() <= MAX_NAME && text.bytes().all(rest)
 }
@@ -119,7 +122,17 @@ mod tests {
         for name in ["web", "a.b-c_D9", "0", &"x".repeat(63)] {
             assert!(is_name(name), "{name}");
         }
-        for name in ["", "-x", ".", "..", "a/b", "a b", "é", "a\n", &"x".repeat(64)] {
+        for name in [
+            "",
+            "-x",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "é",
+            "a\n",
+            &"x".repeat(64),
+        ] {
             assert!(!is_name(name), "{name}");
         }
     }

@@ -138,7 +138,11 @@ impl Attached {
         Ok(())
     }
 
-    fn obey(&mut self, message: &Message<'_>, wishes: &mut VecDeque<Wish>) -> Result<(), Malformed> {
+    fn obey(
+        &mut self,
+        message: &Message<'_>,
+        wishes: &mut VecDeque<Wish>,
+    ) -> Result<(), Malformed> {
         match message {
             Message::Start(start) if !self.greeted => {
                 self.greeted = true;

@@ -34,7 +34,9 @@ fn a_machine_lives_as_long_as_its_claim() {
     assert_eq!(ended.code, 137);
     assert!(!found.dir.join(DESK).exists());
     assert!(found.owner().expect("a look").is_none());
-    assert_eq!(journal::read(place.path()).last().map(|e| e.what.clone()), Some("die".into()));
+    let text = journal::reader(place.path()).read().expect("a journal");
+    let last = journal::entries(&text).last().map(|entry| entry.what);
+    assert_eq!(last.as_deref(), Some("die"));
     assert!(place.remove(&found).expect("removed"));
     assert!(place.list().expect("a list").is_empty());
 }
