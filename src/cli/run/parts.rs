@@ -199,6 +199,7 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
             },
             writable: !request.read_only,
         }),
+        own: false,
         kernel_log: request.trace.is_some(),
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
     })
