@@ -7,7 +7,7 @@ use super::terminal;
 use crate::instance::session::{self, How, Limits, Outcome, Session, SessionError, Streams};
 use anyhow::Context as _;
 use husk_protocol::{Size, Start, Terminal};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -117,4 +117,29 @@ pub fn failure(error: &SessionError) -> Failure {
         status: ExitStatus::Code(error.code()),
         problems: vec![problem],
     }
+}
+
+/// Runs a process whose output is for husk itself: its exit code, and what it wrote, of
+/// which no more than `most` bytes are taken. What it complains of goes to standard error.
+pub fn capture(stream: UnixStream, start: Start, most: usize) -> Result<(u8, Vec<u8>), Failure> {
+    let signals = Signals::catch().context("cannot catch signals")?;
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+    let streams = Streams {
+        stdin: None,
+        stdout: Some(writer.into()),
+        ..streams(false)?
+    };
+    let limit = u64::try_from(most).unwrap_or(u64::MAX);
+    let (result, text) = std::thread::scope(|scope| {
+        // The reader goes when it has enough: the rest is a closed pipe's.
+        let reading = scope.spawn(move || {
+            let mut text = Vec::new();
+            let _ = reader.take(limit).read_to_end(&mut text);
+            text
+        });
+        let result = drive(stream, start, streams, &signals, false);
+        (result, reading.join().unwrap_or_default())
+    });
+    let outcome = result.map_err(|error| failure(&error))?;
+    Ok((outcome.code(), text))
 }

@@ -16,8 +16,10 @@ pub mod trace;
 mod attach;
 pub mod boot;
 mod completions;
+mod cp;
 mod doctor;
 mod events;
+mod exec;
 mod follow;
 mod guest;
 mod inspect;
@@ -31,7 +33,9 @@ mod ring;
 mod rm;
 mod run;
 mod shape;
+mod stats;
 mod stop;
+mod top;
 mod usage;
 mod wait;
 
@@ -64,6 +68,10 @@ enum Verb {
     Ps(ps::PsArgs),
     Logs(logs::LogsArgs),
     Attach(attach::AttachArgs),
+    Exec(exec::ExecArgs),
+    Cp(cp::CpArgs),
+    Stats(stats::StatsArgs),
+    Top(top::TopArgs),
     Stop(stop::StopArgs),
     Kill(kill::KillArgs),
     Wait(wait::WaitArgs),
@@ -95,6 +103,10 @@ impl Verb {
             Self::Ps(args) => ps::execute(&args, printer),
             Self::Logs(args) => logs::execute(&args, printer),
             Self::Attach(args) => attach::execute(&args, printer),
+            Self::Exec(args) => exec::execute(&args, printer),
+            Self::Cp(args) => cp::execute(&args, printer),
+            Self::Stats(args) => stats::execute(&args, printer),
+            Self::Top(args) => top::execute(&args, printer),
             Self::Stop(args) => stop::execute(&args, printer),
             Self::Kill(args) => kill::execute(&args, printer),
             Self::Wait(args) => wait::execute(&args, printer),

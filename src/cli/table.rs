@@ -61,6 +61,11 @@ pub fn shorten(text: &str, most: usize) -> String {
     }
 }
 
+/// Bytes as people read them.
+pub fn size(bytes: u64) -> String {
+    crate::units::ByteSize::from_bytes(bytes).rounded()
+}
+
 /// One document and a newline.
 pub fn json<T: Serialize + ?Sized>(value: &T, printer: &Printer) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value).context("cannot write JSON")?;

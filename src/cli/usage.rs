@@ -21,10 +21,13 @@ on the command's own code, and answers 125 when husk itself failed.";
 /// The order in which `husk --help` presents its verbs.
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Start a machine", &["run", "boot"]),
-    ("Look at machines", &["ps", "logs", "inspect", "events"]),
+    (
+        "Look at machines",
+        &["ps", "logs", "stats", "top", "inspect", "events"],
+    ),
     (
         "Work with a machine",
-        &["attach", "wait", "stop", "kill", "rm"],
+        &["exec", "cp", "attach", "wait", "stop", "kill", "rm"],
     ),
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 pub use detach::{KeepArgs, keep};
 pub use owner::{find, find_one, place, problem};
-pub use request::{RunRequest, kernel_file};
+pub use request::{RunRequest, kernel_file, user, variable, workdir};
 
 /// Run a command of an image in a machine of its own
 ///

@@ -180,7 +180,7 @@ fn image(text: &str) -> Result<(), Problem> {
     }
 }
 
-fn workdir(text: &str) -> Result<(), Problem> {
+pub fn workdir(text: &str) -> Result<(), Problem> {
     match text.starts_with('/') {
         true => Ok(()),
         false => Err(Problem::new(format!(
@@ -189,7 +189,7 @@ fn workdir(text: &str) -> Result<(), Problem> {
     }
 }
 
-fn variable(
+pub fn variable(
     word: &OsStr,
     host_env: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<(OsString, OsString), Problem> {
@@ -223,7 +223,7 @@ fn variable(
     }
 }
 
-fn user(text: &str) -> Result<(), Problem> {
+pub fn user(text: &str) -> Result<(), Problem> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
