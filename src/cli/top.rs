@@ -11,6 +11,9 @@ use serde::Serialize;
 /// Most that is read of a guest's answer: it may claim any number of processes.
 const MAX_ANSWER: usize = 4 << 20;
 
+/// The parent of every thread of a Linux kernel.
+const KTHREADD: u32 = 2;
+
 /// List the processes in a machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -18,6 +21,9 @@ Examples:
   husk top web
   husk top web --format json")]
 pub struct TopArgs {
+    /// Also the kernel's own threads
+    #[arg(short, long)]
+    all: bool,
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
     /// A name, an id or the beginning of one
@@ -44,7 +50,8 @@ pub fn execute(args: &TopArgs, printer: &Printer) -> Result<ExitStatus, Failure>
         return Err(Problem::new("the guest does not tell its processes").into());
     }
     let text = String::from_utf8_lossy(&text);
-    let list: Vec<Process<'_>> = text.lines().filter_map(parse).collect();
+    let mut list: Vec<Process<'_>> = text.lines().filter_map(parse).collect();
+    list.retain(|process| args.all || (process.pid != KTHREADD && process.parent != KTHREADD));
     if args.format == Format::Json {
         table::json(&list, printer)?;
         return Ok(ExitStatus::Success);

@@ -41,7 +41,10 @@ impl Trouble {
     pub fn new(what: &str, errno: Errno) -> Self {
         Self(match errno.0 {
             0 => what.into(),
-            number => format!("{what}: errno {number}"),
+            number => match words(errno) {
+                Some(words) => format!("{what}: {words}"),
+                None => format!("{what}: errno {number}"),
+            },
         })
     }
 
@@ -51,9 +54,26 @@ impl Trouble {
     }
 
     pub fn tell(&self) {
-        let line = format!("{}\n", self.0);
+        let line = format!("husk: in the guest: {}\n", self.0);
         let _ = sys::write(&standard(2), line.as_bytes());
     }
+}
+
+/// What people know the likely reasons by.
+fn words(errno: Errno) -> Option<&'static str> {
+    const WORDS: [(i32, &str); 9] = [
+        (libc::ENOENT, "no such file or directory"),
+        (libc::EACCES, "permission denied"),
+        (libc::EEXIST, "is there already"),
+        (libc::ENOTDIR, "not a directory"),
+        (libc::EISDIR, "is a directory"),
+        (libc::ENOSPC, "no space left"),
+        (libc::EROFS, "read-only file system"),
+        (libc::ENAMETOOLONG, "name too long"),
+        (libc::ELOOP, "too many symbolic links"),
+    ];
+    let known = WORDS.into_iter().find(|(code, _)| errno.is(*code));
+    known.map(|(_, words)| words)
 }
 
 /// A standard stream, which stays open when dropped.
