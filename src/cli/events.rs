@@ -11,9 +11,10 @@ use anyhow::Context as _;
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 
-/// Tell what happened to machines: create, start, attach, exec, kill, stop, die, remove
+/// Tell what happened to machines, and what happens
 ///
-/// A machine whose owner was killed dies when a husk notices; one that follows does at once.
+/// The words are create, start, attach, exec, kill, stop, die and remove. A machine whose
+/// owner was killed dies when a husk notices; one that follows does at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

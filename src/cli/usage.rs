@@ -13,6 +13,7 @@ Examples:
   husk doctor                          What this host can do, and how to mend the rest
   husk run dir:./alpine uname -a       A command in a machine of its own
   husk run -it dir:./alpine sh         A shell, with your terminal
+  husk run -d --name web dir:./site    One that stays; husk ps, logs, exec, stop find it
   husk boot --kernel ./bzImage         Any kernel, its console on this terminal
 
 Exit codes: 0 done, 1 something you can mend, 2 something unexpected. `husk run` hands

@@ -25,11 +25,6 @@ impl Daily {
         Some(Self { host, folder })
     }
 
-    /// Where husk keeps its records.
-    pub fn place(&self) -> PathBuf {
-        self.folder.path().join("husk")
-    }
-
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = husk();
         command.args(words);
