@@ -105,7 +105,8 @@ fn a_further_command_may_have_a_terminal() {
     pty.types(b"stty size\r");
     running.wait_for("33 99");
     // An interrupt is for what runs in it, not for the shell or the machine.
-    pty.types(b"sleep 600\r");
+    pty.types(b"echo g''o; sleep 600\r");
+    running.wait_for("\ngo");
     pty.types(b"\x03");
     pty.types(b"exit 6\r");
     assert_eq!(running.finish().code, 6);
@@ -146,6 +147,7 @@ fn a_command_ends_with_its_machine() {
         ended.code,
         ended.stderr
     );
+    assert_eq!(daily.does(&["wait", "box"]), "137\n");
     let late = daily.husk(&["exec", "box", "true"]);
     assert_eq!(late.code, 125, "{late:?}");
     assert!(late.stderr.contains("does not run"), "{late:?}");
