@@ -66,9 +66,47 @@ fn cache_dir_in(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Probl
         })
 }
 
+/// Where the records of machines are kept: a folder of the user's own that goes with the
+/// host's boot, as machines do.
+pub fn runtime_dir() -> PathBuf {
+    runtime_dir_in(
+        |name| std::env::var_os(name),
+        nix::unistd::geteuid().as_raw(),
+    )
+}
+
+fn runtime_dir_in(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> PathBuf {
+    // The XDG base directory specification has relative paths ignored.
+    let xdg = env("XDG_RUNTIME_DIR").map(PathBuf::from);
+    if let Some(dir) = xdg.filter(|path| path.is_absolute()) {
+        return dir.join("husk");
+    }
+    if uid == 0 {
+        return "/run/husk".into();
+    }
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    match usual.is_dir() {
+        true => usual.join("husk"),
+        false => format!("/tmp/husk-{uid}").into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_are_kept_where_a_users_sockets_are() {
+        let dir = |value: &str, uid| {
+            runtime_dir_in(
+                |name| (name == "XDG_RUNTIME_DIR").then(|| OsString::from(value)),
+                uid,
+            )
+        };
+        assert_eq!(dir("/run/user/7", 7), PathBuf::from("/run/user/7/husk"));
+        assert_eq!(dir("relative", 0), PathBuf::from("/run/husk"));
+        assert_eq!(dir("", 4_000_000), PathBuf::from("/tmp/husk-4000000"));
+    }
 
     fn dir(pairs: &[(&str, &str)]) -> Option<PathBuf> {
         cache_dir_in(|name| {

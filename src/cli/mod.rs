@@ -9,19 +9,35 @@ pub mod host;
 pub mod output;
 pub mod progress;
 pub mod signals;
+pub mod table;
 pub mod terminal;
 pub mod trace;
 
+mod attach;
 pub mod boot;
 mod completions;
+mod cp;
 mod doctor;
+mod events;
+mod exec;
+mod follow;
+mod guest;
+mod inspect;
 mod kernel;
+mod kill;
 mod launch;
+mod logs;
 mod man;
+mod ps;
 mod ring;
+mod rm;
 mod run;
 mod shape;
+mod stats;
+mod stop;
+mod top;
 mod usage;
+mod wait;
 
 use crate::vmm;
 use clap::{Parser, Subcommand};
@@ -39,6 +55,9 @@ struct Cli {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
     #[arg(hide_possible_values = true, help_heading = "Global options")]
     color: ColorWhen,
+    /// The same as --color never
+    #[arg(long, global = true, help_heading = "Global options")]
+    no_color: bool,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -46,11 +65,25 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::RunArgs),
+    Ps(ps::PsArgs),
+    Logs(logs::LogsArgs),
+    Attach(attach::AttachArgs),
+    Exec(exec::ExecArgs),
+    Cp(cp::CpArgs),
+    Stats(stats::StatsArgs),
+    Top(top::TopArgs),
+    Stop(stop::StopArgs),
+    Kill(kill::KillArgs),
+    Wait(wait::WaitArgs),
+    Rm(rm::RmArgs),
+    Inspect(inspect::InspectArgs),
+    Events(events::EventsArgs),
     Boot(boot::BootArgs),
     Kernel(kernel::KernelArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
+    Keep(run::KeepArgs),
     Vmm(VmmArgs),
 }
 
@@ -67,11 +100,25 @@ impl Verb {
     fn execute(self, exec: trace::Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
         match self {
             Self::Run(args) => run::execute(&args, exec, printer),
+            Self::Ps(args) => ps::execute(&args, printer),
+            Self::Logs(args) => logs::execute(&args, printer),
+            Self::Attach(args) => attach::execute(&args, printer),
+            Self::Exec(args) => exec::execute(&args, printer),
+            Self::Cp(args) => cp::execute(&args, printer),
+            Self::Stats(args) => stats::execute(&args, printer),
+            Self::Top(args) => top::execute(&args, printer),
+            Self::Stop(args) => stop::execute(&args, printer),
+            Self::Kill(args) => kill::execute(&args, printer),
+            Self::Wait(args) => wait::execute(&args, printer),
+            Self::Rm(args) => rm::execute(&args, printer),
+            Self::Inspect(args) => inspect::execute(&args, printer),
+            Self::Events(args) => events::execute(&args, printer),
             Self::Boot(args) => boot::execute(&args, exec, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),
+            Self::Keep(args) => Ok(run::keep(&args)),
             Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
         }
     }
@@ -95,7 +142,10 @@ fn dispatch(matches: &clap::ArgMatches, exec: trace::Mark) -> ExitStatus {
         Ok(cli) => cli,
         Err(error) => return usage::answer(&error, &[]),
     };
-    let printer = Printer::new(cli.color);
+    let printer = Printer::new(match cli.no_color {
+        true => ColorWhen::Never,
+        false => cli.color,
+    });
     let verb = matches.subcommand_name().unwrap_or_default();
     cli.verb
         .execute(exec, &printer)

@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Command;
+use std::str::FromStr as _;
 
 /// Those a session forwards to its command or acts upon.
 pub const CAUGHT: [Signal; 7] = [
@@ -22,6 +23,20 @@ pub const CAUGHT: [Signal; 7] = [
     Signal::SIGUSR2,
     Signal::SIGWINCH,
 ];
+
+/// A signal by name, with or without SIG, or by number.
+pub fn parse(text: &str) -> Result<u8, String> {
+    /// The last real-time signal.
+    const LAST: u8 = 64;
+    let upper = text.to_ascii_uppercase();
+    let long = format!("SIG{}", upper.trim_start_matches("SIG"));
+    let named = || Signal::from_str(&long).ok().map(|signal| signal as i32);
+    let number = text.parse().ok().or_else(named);
+    number
+        .and_then(|number| u8::try_from(number).ok())
+        .filter(|number| (1..=LAST).contains(number))
+        .ok_or_else(|| format!("{text}: no such signal; they look like TERM, SIGHUP or 9"))
+}
 
 /// While this lives the caught signals are blocked and arrive at its descriptor.
 #[derive(Debug)]
@@ -73,6 +88,16 @@ impl Drop for Signals {
 mod tests {
     use super::*;
     use nix::sys::signal::raise;
+
+    #[test]
+    fn signals_have_names_and_numbers() {
+        for (text, number) in [("TERM", 15), ("sigkill", 9), ("SIGHUP", 1), ("64", 64)] {
+            assert_eq!(parse(text), Ok(number), "{text}");
+        }
+        for text in ["", "0", "65", "-1", "NOPE", "SIG", "999999999999"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn signals_arrive_at_the_descriptor_and_the_mask_comes_back() {

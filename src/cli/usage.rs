@@ -13,14 +13,23 @@ Examples:
   husk doctor                          What this host can do, and how to mend the rest
   husk run dir:./alpine uname -a       A command in a machine of its own
   husk run -it dir:./alpine sh         A shell, with your terminal
+  husk run -d --name web dir:./site    One that stays; husk ps, logs, exec, stop find it
   husk boot --kernel ./bzImage         Any kernel, its console on this terminal
 
 Exit codes: 0 done, 1 something you can mend, 2 something unexpected. `husk run` hands
 on the command's own code, and answers 125 when husk itself failed.";
 
 /// The order in which `husk --help` presents its verbs.
-const GROUPS: [(&str, &[&str]); 3] = [
-    ("Machines", &["run", "boot"]),
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Start a machine", &["run", "boot"]),
+    (
+        "Look at machines",
+        &["ps", "logs", "stats", "top", "inspect", "events"],
+    ),
+    (
+        "Work with a machine",
+        &["exec", "cp", "attach", "wait", "stop", "kill", "rm"],
+    ),
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),
 ];
@@ -131,6 +140,9 @@ fn color_asked(words: &[OsString]) -> ColorWhen {
         .windows(2)
         .find(|pair| pair[0] == "--color")
         .map(|pair| pair[1]);
+    if words.contains(&"--no-color") {
+        return ColorWhen::Never;
+    }
     let joined = words.iter().find_map(|word| word.strip_prefix("--color="));
     joined
         .or(spaced)

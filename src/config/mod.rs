@@ -67,6 +67,8 @@ pub struct Vsock {
     /// Connections of the guest to a port of the host, each joined once to an open
     /// stream socket.
     pub host_ports: Vec<HostPort>,
+    /// A listening Unix socket: its clients name a port of the guest and are joined to it.
+    pub listener: Option<RawFd>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

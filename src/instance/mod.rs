@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running virtual machine seen from outside its jail.
 
+pub mod call;
+pub mod desk;
+pub mod journal;
+pub mod logs;
+mod place;
+pub mod record;
 pub mod session;
 mod spawn;
 
-pub use spawn::{Control, SpawnError, Spawned, spawn};
+pub use place::{Claim, Found, Place, PlaceError};
+pub use spawn::{Control, SpawnError, Spawned, descriptors, spawn, spawn_owner};

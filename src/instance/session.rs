@@ -7,10 +7,13 @@
 //! are shared with other programs are left in the mode they have. What the guest sends is
 //! hostile: it can end its session, and fill `WINDOW` bytes per stream here, no more.
 
+mod company;
 mod streams;
 mod talk;
 #[cfg(test)]
 mod tests;
+
+pub use company::{Company, Wish};
 
 use crate::control::{End, Report, Request};
 use husk_protocol::{Exit, Failure, Hello, LogRecord, Malformed, Size, Start, VERSION};
@@ -36,9 +39,9 @@ pub trait Signals: AsFd {
 pub struct Streams {
     /// `None` if input is not forwarded.
     pub stdin: Option<OwnedFd>,
-    /// With a terminal, its whole output.
-    pub stdout: OwnedFd,
-    pub stderr: OwnedFd,
+    /// With a terminal, its whole output. Without it the company alone hears.
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +58,18 @@ pub struct Session<'a> {
     pub agent: UnixStream,
     pub start: Start,
     pub streams: Streams,
-    pub machine: &'a dyn Machine,
+    /// None for a further process, of a machine that is another session's: this one neither
+    /// ends it nor hears of it.
+    pub machine: Option<&'a dyn Machine>,
     /// Blocked for every thread of this process, so that they are seen here only.
     pub signals: &'a dyn Signals,
     pub limits: Limits,
     /// The terminal's size now, asked for when it changed.
     pub window_size: &'a dyn Fn() -> Option<Size>,
+    /// Who else takes part.
+    pub company: Option<&'a mut dyn Company>,
+    /// Whether Ctrl-P Ctrl-Q on the input leaves the process to itself.
+    pub detachable: bool,
 }
 
 /// What happened, at the moment it is told.
@@ -90,6 +99,8 @@ pub enum How {
     Killed {
         signal: u8,
     },
+    /// It runs on, and the operator left.
+    Detached,
 }
 
 impl Outcome {
@@ -98,6 +109,7 @@ impl Outcome {
         match self.how {
             How::Exited(Exit::Code(code)) => code,
             How::Exited(Exit::Signal(signal)) | How::Killed { signal } => 128 | signal,
+            How::Detached => 0,
         }
     }
 }
@@ -179,9 +191,9 @@ fn command(failure: &Failure) -> String {
 ///
 /// The first SIGINT or SIGTERM is forwarded like any other signal; the second, or one that
 /// comes before there is a process, stops the machine. `on_event` must not block.
-pub fn drive(
-    session: Session<'_>,
-    on_event: &mut dyn FnMut(Event),
+pub fn drive<'a>(
+    session: Session<'a>,
+    on_event: &'a mut dyn FnMut(Event),
 ) -> Result<Outcome, SessionError> {
     talk::Talk::new(session, on_event)?.run()
 }

@@ -77,12 +77,7 @@ impl Spawned {
 /// Starts the machine `config` describes. Every descriptor it names must be open in this
 /// process, under that number, until this returns.
 pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
-    let program = open(
-        "/proc/self/exe",
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| SpawnError::Program(errno.into()))?;
+    let program = this_program()?;
     let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
     let number = theirs.as_fd().as_raw_fd();
     let arguments: Vec<CString> = ["husk", "vmm", "--control", &number.to_string()]
@@ -114,13 +109,43 @@ pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
     })
 }
 
+/// A process that is to own a machine when this one is gone: this program again, with the
+/// descriptors of `config`, those of `further`, and no others.
+pub fn spawn_owner(
+    arguments: &[CString],
+    config: &VmConfig,
+    further: &[RawFd],
+) -> Result<OwnedFd, SpawnError> {
+    let program = this_program()?;
+    let mut keep = descriptors(config);
+    keep.extend(further);
+    let birth = Birth {
+        program: &program,
+        arguments,
+        keep: &keep,
+        namespaces: false,
+    };
+    let child = namespaces::spawn(&birth).map_err(SpawnError::Process)?;
+    Ok(child.pidfd)
+}
+
+fn this_program() -> Result<OwnedFd, SpawnError> {
+    open(
+        "/proc/self/exe",
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| SpawnError::Program(errno.into()))
+}
+
 /// Every descriptor of the configuration, and nothing else, is the machine's.
-fn descriptors(config: &VmConfig) -> Vec<RawFd> {
+pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
     let mut list = vec![config.kvm, config.boot.kernel.fd];
     list.extend(config.boot.initrd.iter().map(|file| file.fd));
     list.extend(config.drives.iter().map(|drive| drive.file.fd));
     if let Some(vsock) = &config.vsock {
         list.extend(vsock.host_ports.iter().map(|port| port.fd));
+        list.extend(vsock.listener);
     }
     if let Console::Stdio { input, output, .. } = &config.console {
         list.extend(input);

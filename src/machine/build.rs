@@ -65,6 +65,7 @@ pub struct Parts {
     pub drives: Vec<File>,
     /// Streams the guest may connect to, by port of the host.
     pub vsock: Vec<HostPort>,
+    pub vsock_listener: Option<OwnedFd>,
     pub console: Console,
 }
 
@@ -95,7 +96,7 @@ pub fn build(
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
-    wiring.add_virtio(config, parts.drives, parts.vsock)?;
+    wiring.add_virtio(config, parts.drives, parts.vsock, parts.vsock_listener)?;
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 

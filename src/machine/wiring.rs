@@ -117,6 +117,7 @@ impl<'a> Wiring<'a> {
         config: &VmConfig,
         drives: Vec<File>,
         vsock: Vec<HostPort>,
+        listener: Option<OwnedFd>,
     ) -> Result<(), BuildError> {
         for (drive, file) in config.drives.iter().zip(drives) {
             self.add(Spec::Blk {
@@ -129,7 +130,7 @@ impl<'a> Wiring<'a> {
             self.add(Spec::Vsock {
                 cid,
                 ports: vsock,
-                listener: None,
+                listener,
             })?;
         }
         if config.rng {

@@ -181,6 +181,8 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
             })
         })
         .collect::<io::Result<_>>()?;
+    let listener = config.vsock.as_ref().and_then(|vsock| vsock.listener);
+    let vsock_listener = listener.map(|fd| inherited.take(fd)).transpose()?;
     let console = match &config.console {
         config::Console::Quiet => Console::default(),
         config::Console::Stdio {
@@ -198,6 +200,7 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
         boot: boot::Files { kernel, initrd },
         drives,
         vsock,
+        vsock_listener,
         console,
     })
 }

@@ -4,7 +4,27 @@
 use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
-const VERBS: [&str; 6] = ["run", "boot", "kernel", "doctor", "completions", "man"];
+const VERBS: [&str; 19] = [
+    "run",
+    "boot",
+    "ps",
+    "logs",
+    "stats",
+    "top",
+    "inspect",
+    "events",
+    "exec",
+    "cp",
+    "attach",
+    "wait",
+    "stop",
+    "kill",
+    "rm",
+    "kernel",
+    "doctor",
+    "completions",
+    "man",
+];
 
 /// A refusal: its code, nothing on standard output, and on standard error one line for
 /// each problem and after them nothing but causes and hints.
@@ -38,6 +58,67 @@ fn help_is_what_it_was() {
         golden::check(&format!("help-{verb}.txt"), &help.stdout);
         assert!(help.stdout.contains("Examples:"), "{verb} teaches nothing");
     }
+}
+
+#[test]
+fn bad_input_to_the_daily_verbs_is_refused_in_one_line() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |words: &[&str]| finish(husk().args(words).env("XDG_RUNTIME_DIR", folder.path()));
+    for verb in [
+        "logs", "attach", "wait", "stop", "kill", "rm", "inspect", "top", "stats",
+    ] {
+        refused(
+            &run(&[verb, "nobody"]),
+            1,
+            &["there is no machine 'nobody'"],
+        );
+    }
+    refused(&run(&["rm", "a", "b"]), 1, &["'a'", "'b'"]);
+    refused(&run(&["exec", "nobody", "true"]), 125, &["'nobody'"]);
+    refused(&run(&["exec", "nobody"]), 125, &["<CMD>"]);
+    refused(
+        &run(&["exec", "-w", "x", "-u", "", "nobody", "true"]),
+        125,
+        &["--workdir", "--user"],
+    );
+    refused(&run(&["cp", "nobody:/a", "b"]), 1, &["'nobody'"]);
+    refused(&run(&["cp", "a", "b"]), 1, &["neither path"]);
+    refused(&run(&["cp", "a:/b", "c:/d"]), 1, &["both paths"]);
+    refused(&run(&["kill", "-s", "NOPE", "x"]), 1, &["--signal NOPE"]);
+    refused(&run(&["stop", "-t", "-1", "x"]), 1, &["--time -1"]);
+    refused(
+        &run(&["logs", "--since", "soon", "x"]),
+        1,
+        &["--since soon"],
+    );
+    refused(&run(&["logs", "--tail", "x", "x"]), 1, &["--tail"]);
+    refused(&run(&["events", "--since", "soon"]), 1, &["--since soon"]);
+    refused(&run(&["ps", "--filter", "x"]), 1, &["--filter x"]);
+    refused(&run(&["ps", "--format", "xml"]), 1, &["'xml'"]);
+    for (option, value) in [
+        ("--name", "a/b"),
+        ("--name", ""),
+        ("--label", "=x"),
+        ("--stop-signal", "65"),
+    ] {
+        refused(&run(&["run", option, value, "dir:/"]), 125, &[option]);
+    }
+    refused(&run(&["run", "-d", "--trace", "dir:/"]), 125, &["--trace"]);
+}
+
+#[test]
+fn a_host_without_machines_lists_none() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |words: &[&str]| finish(husk().args(words).env("XDG_RUNTIME_DIR", folder.path()));
+    let table = run(&["ps", "-a"]);
+    assert_eq!(table.stdout, "ID  NAME  IMAGE  COMMAND  CREATED  STATUS\n");
+    assert_eq!(run(&["ps", "--format", "json"]).stdout, "[]\n");
+    assert_eq!(run(&["ps", "-q"]).stdout, "");
+    assert_eq!(run(&["events"]).stdout, "");
+    let colored = run(&["--color", "always", "ps"]);
+    assert!(colored.stdout.contains('\x1b'), "{colored:?}");
+    let plain = run(&["--color", "always", "--no-color", "ps"]);
+    assert_eq!(plain.stdout, "ID  NAME  IMAGE  COMMAND  CREATED  STATUS\n");
 }
 
 #[test]

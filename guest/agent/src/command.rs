@@ -100,9 +100,16 @@ pub fn spawn(
     stdio: [&Fd; 3],
 ) -> Result<u32, Failure> {
     let command = start.argv.first().map_or(&b""[..], Vec::as_slice);
-    let argv: Vec<CString> = start.argv.iter().map(|arg| c_string(arg)).collect();
+    let own = start.own.then(|| c_string(b"husk-agent"));
+    let argv = start.argv.iter().map(|arg| c_string(arg));
+    let argv: Vec<CString> = own.into_iter().chain(argv).collect();
     let env = environment(start, home);
-    let programs = candidates(command, &start.env);
+    let programs = if start.own {
+        // Whatever the image has under that name: the link is the kernel's, to this program.
+        alloc::vec![c_string(b"/proc/self/exe")]
+    } else {
+        candidates(command, &start.env)
+    };
     let cwd = if start.cwd.is_empty() {
         c_string(b"/")
     } else {

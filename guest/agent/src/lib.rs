@@ -8,13 +8,16 @@ extern crate alloc;
 mod account;
 mod command;
 mod kernel_log;
+mod own;
 mod root;
+mod serve;
 mod session;
 mod sys;
 
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
-use husk_protocol::{HOST_CID, HOST_PORT};
+use husk_protocol::{AGENT_PORT, HOST_CID, HOST_PORT};
 use session::{Ending, Place};
 use sys::Fd;
 
@@ -24,12 +27,16 @@ const OPEN_FILES: (u64, u64) = (1024, 1_048_576);
 
 /// The life of the agent. As PID 1 it ends with the machine. As any other process it
 /// serves the session on its descriptor 0, touching nothing of the machine: so the host's
-/// tests run the very program that guests run.
-pub fn boot() -> ! {
+/// tests run the very program that guests run. With arguments it is one of its own small
+/// programs.
+pub fn boot(arguments: &[CString]) -> ! {
     let started = sys::uptime();
     if sys::own_pid() != 1 {
+        if let Some((program, rest)) = arguments.get(1..).and_then(<[CString]>::split_first) {
+            sys::exit(own::run(program, rest));
+        }
         let _ = sys::adopt_orphans();
-        let ending = session::serve(Fd::inherited(0), Place::Process, started);
+        let ending = serve::serve(Fd::inherited(0), None, Place::Process, started);
         sys::exit(if matches!(ending, Ok(Ending::Shutdown)) {
             0
         } else {
@@ -55,9 +62,11 @@ fn run(started: u64) -> Result<Ending, String> {
     // A kernel without IPv4 has no loopback, and needs none.
     let _ = sys::raise_loopback();
     let _ = sys::limit_open_files(OPEN_FILES.0, OPEN_FILES.1);
+    // A kernel that does not let us listen has one process per machine.
+    let listener = sys::listen_vsock(AGENT_PORT).ok();
     let link = sys::connect_vsock(HOST_CID, HOST_PORT)
         .map_err(|errno| format!("no connection to the host (errno {})", errno.0))?;
-    session::serve(link, Place::Machine, started).map_err(|why| format!("the host: {why}"))
+    serve::serve(link, listener, Place::Machine, started).map_err(|why| format!("the host: {why}"))
 }
 
 /// Keeps descriptors 0 to 2 taken: a kernel without a console gives us none, and what we

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One session: a connection to the host and the process it started. Knows nothing of who
-//! dialled. A single loop; it always reads its connection, so that neither a full standard
+//! dialled. The loop (`serve`) always reads its connection, so that neither a full standard
 //! input nor a blocked output ever holds back a signal.
 
 mod pump;
 
 use crate::command::{self, failure};
+use crate::serve::entry;
 use crate::sys::{self, Errno, Fd};
 use crate::{kernel_log, root};
 use alloc::rc::Rc;
@@ -49,97 +50,95 @@ struct Process {
     exit: Option<Exit>,
 }
 
-struct Session {
+/// One connection of the host, and its process.
+pub struct Session {
     place: Place,
+    /// Whose end is the machine's end.
+    main: bool,
     link: Fd,
-    children: Fd,
+    /// What poll said of the link.
+    linked: bool,
+    decoder: Decoder,
     out: ByteQueue,
     scratch: Vec<u8>,
     process: Option<Process>,
     input: Option<Input>,
     outputs: Vec<Output>,
+    /// When an output was last ready, or the process ended.
+    heard: u64,
     kernel_log: bool,
     /// Whether the process's end, or its failure to start, was told.
     told: bool,
     shutdown: bool,
 }
 
-/// Serves the host on `link` until it asks for a shutdown or is gone.
-pub fn serve(link: Fd, place: Place, started: u64) -> Result<Ending, Malformed> {
-    let Ok(children) = sys::watch_children() else {
-        return Ok(Ending::LinkLost);
-    };
-    let mut session = Session {
-        place,
-        link,
-        children,
-        out: ByteQueue::new(),
-        scratch: Vec::new(),
-        process: None,
-        input: None,
-        outputs: Vec::new(),
-        kernel_log: false,
-        told: false,
-        shutdown: false,
-    };
-    let ready = sys::uptime();
-    session.tell(&Message::Hello(Hello {
-        version: VERSION,
-        started,
-        ready,
-    }));
-    let mut decoder = Decoder::new();
-    loop {
-        if session.flush().is_err() {
-            return Ok(Ending::LinkLost);
-        }
-        if session.shutdown {
-            return Ok(Ending::Shutdown);
-        }
-        let (link, children) = session.wait();
-        if link && !session.receive(&mut decoder)? {
-            return Ok(Ending::LinkLost);
-        }
-        session.pump();
-        if children {
-            session.reap();
-        }
-        session.finish();
-    }
-}
-
 impl Session {
+    pub fn new(link: Fd, place: Place, main: bool, started: u64) -> Self {
+        let mut session = Self {
+            place,
+            main,
+            link,
+            linked: false,
+            decoder: Decoder::new(),
+            out: ByteQueue::new(),
+            scratch: Vec::new(),
+            process: None,
+            input: None,
+            outputs: Vec::new(),
+            heard: 0,
+            kernel_log: false,
+            told: false,
+            shutdown: false,
+        };
+        session.tell(&Message::Hello(Hello {
+            version: VERSION,
+            started,
+            ready: sys::uptime(),
+        }));
+        session
+    }
+
+    pub fn has_process(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether the link has something to read.
+    pub fn is_linked(&self) -> bool {
+        self.linked
+    }
+
     /// Queues a message. Those the agent makes all fit their frames.
     fn tell(&mut self, message: &Message<'_>) {
         let _ = message.encode(self.out.tail());
     }
 
-    /// Sends what the connection takes now.
-    fn flush(&mut self) -> sys::Result<()> {
+    /// Sends what the connection takes now. Says if the session is over.
+    pub fn flush(&mut self) -> Option<Ending> {
         while !self.out.is_empty() {
             match sys::send(&self.link, self.out.peek()) {
                 Ok(n) => self.out.consume(n),
                 Err(errno) if errno.is(libc::EAGAIN) => break,
                 Err(errno) if errno.is(libc::EINTR) => {}
-                Err(errno) => return Err(errno),
+                Err(_) => return Some(Ending::LinkLost),
             }
         }
-        Ok(())
+        self.shutdown.then_some(Ending::Shutdown)
     }
 
-    /// Waits for something to do. Says whether the connection and a child are ready; what
-    /// inputs and outputs are ready for is noted in them.
-    fn wait(&mut self) -> (bool, bool) {
-        let entry = |fd: &Fd, events| pollfd {
-            fd: fd.number(),
-            events,
-            revents: 0,
-        };
+    /// The host is gone from a further session: its process is told as a terminal's would be.
+    pub fn abandon(&mut self) {
+        const HANGUP: u8 = 1;
+        let running = self.process.as_ref().filter(|p| p.exit.is_none());
+        if let Some(pid) = running.and_then(|p| i32::try_from(p.pid).ok()) {
+            let _ = sys::kill(-pid, HANGUP);
+        }
+    }
+
+    /// Appends what is to be watched; `note` takes as many entries.
+    pub fn watch(&self, fds: &mut Vec<pollfd>) {
         let room = self.out.len() < MAX_BACKLOG;
         let sending = if self.out.is_empty() { 0 } else { POLLOUT };
-        let mut fds: Vec<pollfd> = Vec::with_capacity(6);
         fds.push(entry(&self.link, POLLIN | sending));
-        fds.push(entry(&self.children, POLLIN));
         // An entry that must not wake us is left out by its negative descriptor: a hangup
         // would be reported whatever is asked for.
         let unless = |wanted: bool, mut entry: pollfd| {
@@ -154,37 +153,56 @@ impl Session {
         if let Some(input) = &self.input {
             fds.push(unless(input.wants(), entry(&input.fd, POLLOUT)));
         }
-        // A terminal that others keep open after its process has no end of its own.
-        let draining = self.process.as_ref().is_some_and(|p| p.exit.is_some())
-            && self.outputs.iter().any(|output| room && output.wants());
-        let silent = sys::poll(&mut fds, if draining { SILENCE } else { -1 }) == Ok(false);
-        if draining && silent {
+    }
+
+    /// Milliseconds poll may wait for this session's sake, or -1.
+    pub fn patience(&self) -> c_int {
+        if self.is_draining() { SILENCE } else { -1 }
+    }
+
+    /// A terminal that others keep open after its process has no end of its own.
+    fn is_draining(&self) -> bool {
+        let room = self.out.len() < MAX_BACKLOG;
+        self.process.as_ref().is_some_and(|p| p.exit.is_some())
+            && self.outputs.iter().any(|output| room && output.wants())
+    }
+
+    /// Takes what poll said of the entries of `watch`.
+    pub fn note<'a>(&mut self, ready: &mut impl Iterator<Item = &'a pollfd>, now: u64) {
+        let draining = self.is_draining();
+        self.linked = ready.next().is_some_and(|fd| fd.revents & !POLLOUT != 0);
+        for output in &mut self.outputs {
+            output.ready = ready.next().is_some_and(|fd| fd.revents != 0);
+            if output.ready {
+                self.heard = now;
+            }
+        }
+        if let Some(input) = &mut self.input {
+            input.ready = ready.next().is_some_and(|fd| fd.revents != 0);
+        }
+        let silence = u64::from(SILENCE.unsigned_abs()) * 1_000_000;
+        if draining && now.saturating_sub(self.heard) >= silence {
             for output in &mut self.outputs {
                 output.end(&mut self.out);
             }
         }
-        let mut ready = fds.iter().map(|fd| fd.revents != 0);
-        let link = fds.first().is_some_and(|fd| fd.revents & !POLLOUT != 0);
-        let children = ready.by_ref().nth(1).unwrap_or(false);
-        for output in &mut self.outputs {
-            output.ready = ready.next().unwrap_or(false);
-        }
-        if let Some(input) = &mut self.input {
-            input.ready = ready.next().unwrap_or(false);
-        }
-        (link, children)
     }
 
     /// Reads the connection once and acts on each whole message. False at its end.
-    fn receive(&mut self, decoder: &mut Decoder) -> Result<bool, Malformed> {
+    pub fn receive(&mut self) -> Result<bool, Malformed> {
+        let mut decoder = core::mem::take(&mut self.decoder);
         match sys::receive(&self.link, decoder.space()) {
             Ok(0) => return Ok(false),
             Ok(n) => decoder.filled(n),
-            Err(errno) => return Ok(errno.is(libc::EAGAIN) || errno.is(libc::EINTR)),
+            Err(errno) => {
+                self.decoder = decoder;
+                return Ok(errno.is(libc::EAGAIN) || errno.is(libc::EINTR));
+            }
         }
         while let Some(message) = decoder.take()? {
             self.obey(message)?;
         }
+        self.decoder = decoder;
         Ok(true)
     }
 
@@ -213,7 +231,7 @@ impl Session {
             Message::Broken { stream } => self.hang_up(stream),
             Message::Signal { number } => self.signal(number),
             Message::Resize(size) => self.resize(size),
-            Message::Shutdown => self.shutdown = true,
+            Message::Shutdown if self.main => self.shutdown = true,
             _ => return Err(Malformed::Order),
         }
         Ok(())
@@ -222,7 +240,7 @@ impl Session {
     fn start(&mut self, start: &Start) -> Result<u32, Failure> {
         self.kernel_log = start.kernel_log;
         let machine = self.place == Place::Machine;
-        if machine {
+        if machine && self.main {
             if start.wall_clock != 0 {
                 let _ = sys::set_clock(start.wall_clock);
             }
@@ -233,9 +251,9 @@ impl Session {
             }
         }
         match &start.root {
-            Some(root) if machine => root::enter(root, &start.hostname)?,
+            Some(root) if machine && self.main => root::enter(root, &start.hostname)?,
             Some(_) => {
-                let message = "a root file system needs a machine".into();
+                let message = "a root file system needs a machine of its own".into();
                 return Err(failure(Stage::Root, Errno(0), message));
             }
             None => {}
@@ -302,7 +320,7 @@ impl Session {
     }
 
     /// Moves what is ready: input to the process, its output to the connection.
-    fn pump(&mut self) {
+    pub fn pump(&mut self) {
         if let Some(input) = self.input.as_mut().filter(|input| input.ready) {
             let progress = input.write();
             let stream = input.stream;
@@ -323,33 +341,30 @@ impl Session {
         self.outputs.retain(|output| !output.ended);
     }
 
-    fn reap(&mut self) {
-        let mut number = [0; 128];
-        while sys::read(&self.children, &mut number).is_ok_and(|n| n > 0) {}
-        while let Some((pid, status)) = sys::reap() {
-            if self
-                .process
-                .as_ref()
-                .is_some_and(|p| p.pid == pid && p.exit.is_none())
-            {
-                self.main_ended(exit_of(status));
-            }
-        }
+    /// Takes the end of a child. False: it is not this session's process.
+    pub fn ended(&mut self, pid: u32, status: c_int) -> bool {
+        let process = self.process.as_mut();
+        let Some(process) = process.filter(|p| p.pid == pid && p.exit.is_none()) else {
+            return false;
+        };
+        process.exit = Some(exit_of(status));
+        self.heard = sys::uptime();
+        self.close();
+        true
     }
 
-    /// As in a container, the end of the process is the end of all: the rest is killed,
-    /// and of the output what was written by now is still sent.
-    fn main_ended(&mut self, exit: Exit) {
-        let Some(process) = &mut self.process else {
-            return;
-        };
-        process.exit = Some(exit);
-        let rest = match self.place {
-            Place::Machine => -1,
-            Place::Process => i32::try_from(process.pid).map_or(0, |pid| -pid),
-        };
-        if rest != 0 {
-            let _ = sys::kill(rest, 9);
+    /// As in a container, the end of the machine's own process is the end of all: the rest is
+    /// killed. Of the output what was written by now is still sent.
+    fn close(&mut self) {
+        if self.main {
+            let process = self.process.as_ref().map_or(0, |process| process.pid);
+            let rest = match self.place {
+                Place::Machine => -1,
+                Place::Process => i32::try_from(process).map_or(0, |pid| -pid),
+            };
+            if rest != 0 {
+                let _ = sys::kill(rest, 9);
+            }
         }
         self.input = None;
         for output in &mut self.outputs {
@@ -359,7 +374,7 @@ impl Session {
     }
 
     /// Tells the process's end once all its output is on its way.
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         let exit = self.process.as_ref().and_then(|process| process.exit);
         let Some(exit) = exit.filter(|_| !self.told && self.outputs.is_empty()) else {
             return;

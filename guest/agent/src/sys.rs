@@ -10,11 +10,13 @@
 )]
 
 mod clone;
+mod files;
 mod machine;
 #[cfg(feature = "init")]
 mod start;
 
 pub use clone::{Identity, Plan, Step, spawn};
+pub use files::*;
 pub use machine::*;
 
 use alloc::ffi::CString;
@@ -166,11 +168,7 @@ pub fn send(fd: &Fd, bytes: &[u8]) -> Result<usize> {
 pub fn connect_vsock(cid: u32, port: u32) -> Result<Fd> {
     let kind = word(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
     let socket = descriptor(plain(libc::SYS_socket, [word(libc::AF_VSOCK), kind, 0])?);
-    // struct sockaddr_vm: family, reserved, port, cid, padding.
-    let mut address = [0u8; 16];
-    address[..2].copy_from_slice(&40u16.to_ne_bytes());
-    address[4..8].copy_from_slice(&port.to_ne_bytes());
-    address[8..12].copy_from_slice(&cid.to_ne_bytes());
+    let address = vsock_address(cid, port);
     let args = [
         word(socket.0),
         address.as_ptr().expose_provenance(),
@@ -182,6 +180,41 @@ pub fn connect_vsock(cid: u32, port: u32) -> Result<Fd> {
     // SAFETY: the kernel reads `len` bytes of the address.
     unsafe { call(libc::SYS_connect, args) }?;
     Ok(socket)
+}
+
+/// A socket that takes connections of the host to a vsock port, without waiting.
+pub fn listen_vsock(port: u32) -> Result<Fd> {
+    let kind = word(libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK);
+    let socket = descriptor(plain(libc::SYS_socket, [word(libc::AF_VSOCK), kind, 0])?);
+    let address = vsock_address(u32::MAX, port);
+    let args = [
+        word(socket.0),
+        address.as_ptr().expose_provenance(),
+        address.len(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads `len` bytes of the address.
+    unsafe { call(libc::SYS_bind, args) }?;
+    plain(libc::SYS_listen, [word(socket.0), 64, 0])?;
+    Ok(socket)
+}
+
+/// The next connection that waits on a listening socket.
+pub fn accept(socket: &Fd) -> Result<Fd> {
+    let args = [word(socket.0), 0, 0, word(libc::SOCK_CLOEXEC), 0, 0];
+    // SAFETY: without an address to fill in, the kernel writes no memory.
+    unsafe { call(libc::SYS_accept4, args) }.map(descriptor)
+}
+
+/// struct sockaddr_vm: family, reserved, port, cid, padding.
+fn vsock_address(cid: u32, port: u32) -> [u8; 16] {
+    let mut address = [0u8; 16];
+    address[..2].copy_from_slice(&40u16.to_ne_bytes());
+    address[4..8].copy_from_slice(&port.to_ne_bytes());
+    address[8..12].copy_from_slice(&cid.to_ne_bytes());
+    address
 }
 
 /// Waits until one of `fds` is ready, at most `timeout` milliseconds (-1: as long as it

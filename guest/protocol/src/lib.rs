@@ -11,6 +11,7 @@
 #![no_std]
 extern crate alloc;
 
+pub mod archive;
 mod frame;
 mod message;
 mod queue;
@@ -27,9 +28,12 @@ pub use window::{ReceiveWindow, SendWindow};
 pub use wire::{Malformed, TooLong};
 
 /// Both sides speak exactly one version; the host refuses any other `Hello`.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The vsock port of the host (CID 2) that the agent connects to when it is up.
 pub const HOST_PORT: u32 = 1024;
+/// The vsock port of the guest the host connects to for each further process, once the
+/// machine's own has been started.
+pub const AGENT_PORT: u32 = 1025;
 /// The host's vsock context id.
 pub const HOST_CID: u32 = 2;
 /// Bytes of one stream that may be under way, unacknowledged, in one direction. Bounds

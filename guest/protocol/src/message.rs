@@ -75,6 +75,8 @@ pub struct Start {
     pub stdin: bool,
     /// None runs the command where the agent itself is.
     pub root: Option<Root>,
+    /// Whether `argv` names a program of the agent's own instead of one of the image.
+    pub own: bool,
     pub kernel_log: bool,
     /// Nanoseconds since 1970; zero leaves the clock as it is.
     pub wall_clock: u64,
@@ -289,6 +291,7 @@ impl Start {
             w.u8(root.filesystem as u8);
             w.bool(root.writable);
         });
+        w.bool(self.own);
         w.bool(self.kernel_log);
         w.u64(self.wall_clock);
     }
@@ -314,6 +317,7 @@ impl Start {
                     writable: r.bool()?,
                 })
             })?,
+            own: r.bool()?,
             kernel_log: r.bool()?,
             wall_clock: r.u64()?,
         })

@@ -42,7 +42,12 @@ fn start() -> impl Strategy<Value = Start> {
             text(),
         ),
         (any::<String>(), prop::option::of(terminal()), any::<bool>()),
-        (prop::option::of(root()), any::<bool>(), any::<u64>()),
+        (
+            prop::option::of(root()),
+            any::<bool>(),
+            any::<u64>(),
+            any::<bool>(),
+        ),
     )
         .prop_map(|((argv, env, user, cwd), b, c)| Start {
             argv,
@@ -53,6 +58,7 @@ fn start() -> impl Strategy<Value = Start> {
             terminal: b.1,
             stdin: b.2,
             root: c.0,
+            own: c.3,
             kernel_log: c.1,
             wall_clock: c.2,
         })

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk run`: a command of an image, in a machine of its own.
 
+mod detach;
+mod owner;
 mod parts;
 mod request;
 mod session;
@@ -14,7 +16,9 @@ use anyhow::Context as _;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub use request::{RunRequest, kernel_file};
+pub use detach::{KeepArgs, keep};
+pub use owner::{find, find_one, place, problem};
+pub use request::{RunRequest, kernel_file, user, variable, workdir};
 
 /// Run a command of an image in a machine of its own
 ///
@@ -44,6 +48,21 @@ pub struct RunArgs {
     /// Give the command a terminal, with this one's size and keys
     #[arg(short, long)]
     tty: bool,
+    /// Leave it running and print its id; `husk logs`, `attach` and `stop` find it again
+    #[arg(short, long)]
+    detach: bool,
+    /// Call the machine so: letters, digits, '_', '.' and '-'
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Keep nothing of it once it ended; always so without --detach
+    #[arg(long)]
+    rm: bool,
+    /// Something to know it by, as often as wanted
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    label: Vec<String>,
+    /// What `husk stop` asks the command to end with
+    #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
+    stop_signal: String,
     /// Refuse writes to the root instead of keeping them in memory
     #[arg(long)]
     read_only: bool,
@@ -92,6 +111,7 @@ Examples:
   husk run -c 4 -m 2g -e THREADS=4 tar:./service.tar
   tar c src | husk run -i dir:./alpine tar t
   husk run --trace dir:./alpine true
+  husk run -d --name web dir:./site nginx -g 'daemon off;'
 
 Ctrl-C stops the command; a second one ends the machine. With -t the keys go to the guest.
 
@@ -102,5 +122,8 @@ pub fn execute(args: &RunArgs, exec: Mark, printer: &Printer) -> Result<ExitStat
     let memory = Memory::read().context("cannot read the host's memory")?;
     let request = RunRequest::check(args, memory, |name| std::env::var_os(name))
         .map_err(Failure::operator)?;
-    session::run(&request, exec, printer)
+    match request.detach {
+        true => detach::run(&request, exec, printer),
+        false => session::run(&request, exec, printer),
+    }
 }

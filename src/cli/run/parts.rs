@@ -14,6 +14,7 @@ use crate::cli::trace::Waterfall;
 use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
 use crate::image::{self, FsKind, RootFs};
 use crate::initramfs;
+use crate::instance::record::Record;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, HOST_PORT, LogRecord, Root, Start, Terminal};
@@ -86,6 +87,7 @@ pub fn gather(
                 port: HOST_PORT,
                 fd: opened.keep(theirs.into()),
             }],
+            listener: None,
         }),
         console: Console::Quiet,
         rng: true,
@@ -184,7 +186,7 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
         env: env.collect(),
         user: request.user.clone().unwrap_or_default(),
         cwd: request.workdir.clone().unwrap_or_default().into_bytes(),
-        hostname: request.hostname.clone().unwrap_or_else(|| "husk".into()),
+        hostname: hostname(request),
         terminal: request.tty.then(|| Terminal {
             size: window_size().unwrap_or(husk_protocol::Size {
                 columns: 80,
@@ -202,9 +204,44 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
             },
             writable: !request.read_only,
         }),
+        own: false,
         kernel_log: request.trace.is_some(),
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
     })
+}
+
+fn hostname(request: &RunRequest) -> String {
+    let name = request.hostname.as_ref().or(request.name.as_ref());
+    name.cloned().unwrap_or_else(|| "husk".into())
+}
+
+/// What is written down of the machine.
+pub fn record(request: &RunRequest, config: &VmConfig, start: &Start) -> Record {
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    Record {
+        name: request.name.clone(),
+        labels: request.labels.clone(),
+        image: request.image.clone(),
+        command: start.argv.iter().map(text).collect(),
+        detached: request.detach,
+        remove: request.remove,
+        tty: start.terminal.is_some(),
+        interactive: start.stdin,
+        stop_signal: request.stop_signal,
+        cpus: config.cpus,
+        memory: config.memory,
+        kernel: config.boot.kernel.path.display().to_string(),
+        ring: config.boot.variant.map(|variant| match variant {
+            Variant::Ring3 => 3,
+            Variant::Ring0 => 0,
+        }),
+        jail: config.jail,
+        env: start.env.iter().map(text).collect(),
+        user: start.user.clone(),
+        workdir: text(&start.cwd),
+        hostname: start.hostname.clone(),
+        ..Record::default()
+    }
 }
 
 /// A line of the kernel's log as a name in the trace.

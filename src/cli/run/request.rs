@@ -8,8 +8,11 @@ use crate::cli::host::Memory;
 use crate::cli::output::Problem;
 use crate::cli::ring::GuestRing;
 use crate::cli::shape::Shape;
+use crate::cli::signals;
 use crate::cli::trace::TraceFormat;
+use crate::instance::record::is_name;
 use crate::units;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -49,6 +52,11 @@ pub struct RunRequest {
     pub trace: Option<TraceFormat>,
     /// For the guest to reach its agent.
     pub timeout: Duration,
+    pub detach: bool,
+    pub name: Option<String>,
+    pub remove: bool,
+    pub labels: BTreeMap<String, String>,
+    pub stop_signal: u8,
 }
 
 impl RunRequest {
@@ -73,6 +81,13 @@ impl RunRequest {
                 Err(problem) => problems.push(problem),
             }
         }
+        let mut note = |result: Result<(), Problem>| problems.extend(result.err());
+        note(args.name.as_deref().map_or(Ok(()), name));
+        note(detached(args));
+        let stop_signal = signals::parse(&args.stop_signal)
+            .map_err(|why| problems.push(Problem::new(format!("--stop-signal {why}"))))
+            .unwrap_or_default();
+        let labels = labels(&args.label, &mut problems);
         let timeout = timeout(&args.timeout)
             .map_err(|problem| problems.push(problem))
             .ok();
@@ -94,10 +109,46 @@ impl RunRequest {
                 jail: !args.no_jail,
                 trace: args.trace,
                 timeout,
+                detach: args.detach,
+                name: args.name.clone(),
+                // In the foreground there is nothing to come back to.
+                remove: args.rm || !args.detach,
+                labels,
+                stop_signal,
             }),
             _ => Err(problems),
         }
     }
+}
+
+fn name(text: &str) -> Result<(), Problem> {
+    match is_name(text) {
+        true => Ok(()),
+        false => Err(Problem::new(format!("--name {text}: not a name of a machine"))
+            .hint("a name has letters, digits, '_', '.' and '-', and begins with one of the first two")),
+    }
+}
+
+fn detached(args: &RunArgs) -> Result<(), Problem> {
+    match args.detach && args.trace.is_some() {
+        true => Err(Problem::new(
+            "--detach and --trace: nobody is there to read the trace",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// `KEY[=VALUE]` each; of two with one key the later counts.
+fn labels(words: &[String], problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    for word in words {
+        let (key, value) = word.split_once('=').unwrap_or((word, ""));
+        match key.is_empty() {
+            true => problems.push(Problem::new(format!("--label {word}: it has no key"))),
+            false => drop(labels.insert(key.to_owned(), value.to_owned())),
+        }
+    }
+    labels
 }
 
 /// A kernel must be a file there is; whether it is a kernel is for the loader to say.
@@ -129,7 +180,7 @@ fn image(text: &str) -> Result<(), Problem> {
     }
 }
 
-fn workdir(text: &str) -> Result<(), Problem> {
+pub fn workdir(text: &str) -> Result<(), Problem> {
     match text.starts_with('/') {
         true => Ok(()),
         false => Err(Problem::new(format!(
@@ -138,7 +189,7 @@ fn workdir(text: &str) -> Result<(), Problem> {
     }
 }
 
-fn variable(
+pub fn variable(
     word: &OsStr,
     host_env: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<(OsString, OsString), Problem> {
@@ -172,7 +223,7 @@ fn variable(
     }
 }
 
-fn user(text: &str) -> Result<(), Problem> {
+pub fn user(text: &str) -> Result<(), Problem> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),

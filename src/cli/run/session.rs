@@ -3,25 +3,22 @@
 //! start: image, kernel, machine, session.
 
 use super::RunRequest;
+use super::owner::{self, Operator};
 use super::parts::{self, Parts};
+use crate::cli::host::runtime_dir;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
 use crate::control::{Report, Request};
-use crate::instance::session::{self, Event, Limits, Machine, Session, SessionError, Streams};
-use crate::instance::{self, Control};
+use crate::instance::Control;
+use crate::instance::session::{self, Event, Machine, SessionError, Streams};
 use crate::sys::clock;
 use anyhow::Context as _;
 use husk_protocol::{Exit, Size};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
-
-/// From the order to shut down to the end of patience: a guest that is asked to stop has
-/// nothing to write back, and does so in milliseconds.
-const SHUTDOWN: Duration = Duration::from_secs(5);
 
 impl Machine for Control {
     fn send(&self, request: &Request) -> io::Result<()> {
@@ -50,9 +47,8 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     } = parts::gather(request, printer, &mut waterfall)?;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;
-    let machine = instance::spawn(&config).context("cannot start the machine")?;
-    // Our copies would keep the agent's connection open after the machine is gone.
-    drop(opened);
+    let record = parts::record(request, &config, &start);
+    let mut owned = owner::start(&runtime_dir(), record, config, opened)?;
     waterfall.reached("machine process started");
     let raw = match request.tty {
         true => terminal::raw_stdin().context("cannot use the terminal")?,
@@ -63,29 +59,23 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         printer.talk,
         request.quiet,
     ));
-    let result = session::drive(
-        Session {
-            agent,
-            start,
-            streams,
-            machine: &machine.control,
-            signals: &signals,
-            limits: Limits {
-                agent: request.timeout,
-                shutdown: SHUTDOWN,
-            },
-            window_size: &window_size,
-        },
-        &mut |event| {
-            if !matches!(
-                event,
-                Event::Report(Report::Mark { .. } | Report::Kernel(_)) | Event::AgentUp(_)
-            ) {
-                waiting = None;
-            }
-            note(&event, &mut waterfall, printer, request.quiet);
-        },
-    );
+    let operator = Operator {
+        agent,
+        start,
+        streams,
+        signals: &signals,
+        timeout: request.timeout,
+    };
+    let result = owner::drive(&mut owned, operator, &mut |event| {
+        if !matches!(
+            event,
+            Event::Report(Report::Mark { .. } | Report::Kernel(_)) | Event::AgentUp(_)
+        ) {
+            waiting = None;
+        }
+        note(&event, &mut waterfall, printer, request.quiet);
+    });
+    owned.desk.conclude(&owner::ended(&result));
     drop(waiting);
     drop(raw);
     waterfall.reached("session over");
@@ -112,14 +102,18 @@ fn streams(request: &RunRequest) -> anyhow::Result<Streams> {
             true => Some(stdin().context("standard input")?),
             false => None,
         },
-        stdout: io::stdout()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("standard output")?,
-        stderr: io::stderr()
-            .as_fd()
-            .try_clone_to_owned()
-            .context("standard error")?,
+        stdout: Some(
+            io::stdout()
+                .as_fd()
+                .try_clone_to_owned()
+                .context("standard output")?,
+        ),
+        stderr: Some(
+            io::stderr()
+                .as_fd()
+                .try_clone_to_owned()
+                .context("standard error")?,
+        ),
     })
 }
 
@@ -162,8 +156,5 @@ fn refuse(error: &SessionError, printer: &Printer) -> Result<ExitStatus, Failure
             printer.talk(&format!("  | {}\n", visible(line)));
         }
     }
-    Err(Failure {
-        status: ExitStatus::Code(error.code()),
-        problems: vec![Problem::of(error)],
-    })
+    Err(owner::failure(error))
 }

@@ -88,6 +88,8 @@ pub struct Output {
     queue: ByteQueue,
     window: ReceiveWindow,
     ended: bool,
+    /// Has no descriptor and never had: others hear it.
+    aside: bool,
 }
 
 /// What a write came to.
@@ -99,11 +101,15 @@ pub enum Written {
 }
 
 impl Output {
-    pub fn new(stream: Stream, fd: OwnedFd) -> Self {
-        let (fd, way) = Way::of(fd);
+    pub fn new(stream: Stream, fd: Option<OwnedFd>) -> Self {
+        let (fd, way) = match fd.map(Way::of) {
+            Some((fd, way)) => (Some(fd), way),
+            None => (None, Way::File),
+        };
         Self {
             stream,
-            fd: Some(fd),
+            aside: fd.is_none(),
+            fd,
             way,
             queue: ByteQueue::new(),
             window: ReceiveWindow::new(),
@@ -111,19 +117,21 @@ impl Output {
         }
     }
 
-    /// Takes bytes of the guest. What nobody reads is dropped; the guest was told.
-    pub fn accept(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+    /// Takes bytes of the guest. What nobody reads is dropped; the guest was told. Returns
+    /// credit to give at once, if any.
+    pub fn accept(&mut self, bytes: &[u8]) -> Result<Option<u32>, Malformed> {
         if self.ended {
             return Err(Malformed::Order);
         }
         self.window.accept(bytes.len())?;
         if self.fd.is_some() {
             self.queue.push(bytes);
-        } else {
-            // Credit nobody waits for any more; the window just must not fill up.
-            let _ = self.window.release(bytes.len());
+            return Ok(None);
         }
-        Ok(())
+        // With a closed pipe nobody waits for this credit any more; the window just must not
+        // fill up.
+        let credit = self.window.release(bytes.len());
+        Ok(credit.filter(|_| self.aside))
     }
 
     pub fn end(&mut self) {

@@ -3,10 +3,13 @@
 
 mod agent;
 
+mod aside;
+
+use super::company::Company;
 use super::streams::{Input, Output, Written};
 use super::{Event, How, Limits, Machine, Outcome, Session, SessionError, Signals};
 use crate::control::{End, Report, Request};
-use husk_protocol::{ByteQueue, Decoder, MAX_CHUNK, Message, Size, Stream};
+use husk_protocol::{ByteQueue, Decoder, MAX_CHUNK, Message, SendWindow, Size, Stream};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -45,11 +48,20 @@ enum Watched {
     Agent,
     Input,
     Output(usize),
+    Company(usize),
+}
+
+/// A stop that was asked for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    until: Instant,
+    signal: u8,
+    killed: bool,
 }
 
 pub struct Talk<'a> {
     agent: UnixStream,
-    machine: &'a dyn Machine,
+    machine: Option<&'a dyn Machine>,
     signals: &'a dyn Signals,
     limits: Limits,
     window_size: &'a dyn Fn() -> Option<Size>,
@@ -65,6 +77,14 @@ pub struct Talk<'a> {
     kernel_log: usize,
     /// Whether a SIGINT or SIGTERM was forwarded.
     asked_to_end: bool,
+    company: Option<&'a mut dyn Company>,
+    /// The process's input, where the company provides it.
+    aside: Option<(Stream, SendWindow)>,
+    /// When a process that was asked to stop is killed, and then its machine.
+    patience: Option<Patience>,
+    detachable: bool,
+    /// The last byte of input was the first of the two that detach.
+    half_detached: bool,
     decoder: Decoder,
     out: ByteQueue,
     input: Option<Input>,
@@ -89,6 +109,7 @@ impl<'a> Talk<'a> {
             Stream::Stdin
         };
         let input = streams.stdin.filter(|_| start.stdin);
+        let aside = start.stdin && input.is_none() && session.company.is_some();
         let outputs = if terminal {
             vec![Output::new(Stream::Terminal, streams.stdout)]
         } else {
@@ -105,6 +126,11 @@ impl<'a> Talk<'a> {
         Ok(Self {
             agent: session.agent,
             machine: session.machine,
+            company: session.company,
+            aside: aside.then(|| (stream, SendWindow::new())),
+            patience: None,
+            detachable: session.detachable,
+            half_detached: false,
             signals: session.signals,
             limits: session.limits,
             window_size: session.window_size,
@@ -113,7 +139,7 @@ impl<'a> Talk<'a> {
             deadline: Instant::now().checked_add(session.limits.agent),
             greeting,
             agent_alive: true,
-            machine_alive: true,
+            machine_alive: session.machine.is_some(),
             started: false,
             wants_kernel_log,
             kernel_log: 0,
@@ -133,8 +159,10 @@ impl<'a> Talk<'a> {
     pub fn run(mut self) -> Result<Outcome, SessionError> {
         while self.stage != Stage::Over || !self.outputs.iter().all(Output::is_flushed) {
             self.flush();
+            let mut company = Vec::new();
             for ready in self.wait()? {
                 match ready {
+                    Watched::Company(place) => company.push(place),
                     Watched::Signals => self.read_signals(),
                     Watched::Machine => self.hear_machine(),
                     Watched::Agent => self.hear_agent(),
@@ -142,8 +170,12 @@ impl<'a> Talk<'a> {
                     Watched::Output(i) => self.write_output(i),
                 }
             }
+            self.serve_company(&company);
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
                 self.time_out();
+            }
+            if self.patience.is_some_and(|p| p.until <= Instant::now()) {
+                self.lose_patience();
             }
         }
         let how = self.verdict.unwrap_or(Err(SessionError::MachineLost))?;
@@ -158,8 +190,8 @@ impl<'a> Talk<'a> {
     fn wait(&self) -> Result<Vec<Watched>, SessionError> {
         let (reading, writing) = (PollFlags::POLLIN, PollFlags::POLLOUT);
         let mut watched = vec![(Watched::Signals, self.signals.as_fd(), reading)];
-        if self.machine_alive {
-            watched.push((Watched::Machine, self.machine.as_fd(), reading));
+        if let Some(machine) = self.machine.filter(|_| self.machine_alive) {
+            watched.push((Watched::Machine, machine.as_fd(), reading));
         }
         if self.agent_alive {
             let flags = if self.out.is_empty() {
@@ -177,6 +209,10 @@ impl<'a> Talk<'a> {
             if let Some(fd) = output.fd.as_ref().filter(|_| !output.is_flushed()) {
                 watched.push((Watched::Output(i), fd.as_fd(), writing));
             }
+        }
+        if let Some(company) = &self.company {
+            let list = company.watched().into_iter().enumerate();
+            watched.extend(list.map(|(i, (fd, flags))| (Watched::Company(i), fd, flags)));
         }
         let mut fds: Vec<PollFd<'_>> = watched
             .iter()
@@ -198,7 +234,8 @@ impl<'a> Talk<'a> {
 
     /// Rounded up, so that a wait that ends has reached its deadline.
     fn timeout(&self) -> PollTimeout {
-        let Some(deadline) = self.deadline else {
+        let times = [self.deadline, self.patience.map(|patience| patience.until)];
+        let Some(deadline) = times.into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
         let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -228,6 +265,9 @@ impl<'a> Talk<'a> {
     /// The session's result is an error, told with the console's last lines.
     fn fail(&mut self, error: SessionError) {
         self.verdict.get_or_insert(Err(error));
+        if self.machine.is_none() {
+            return self.enter(Stage::Over, None);
+        }
         if self.stage != Stage::Stop && self.stage != Stage::Over {
             self.ask(&Request::Console);
             self.enter(Stage::Console, Some(PATIENCE));
@@ -235,18 +275,31 @@ impl<'a> Talk<'a> {
     }
 
     fn stop(&mut self) {
+        self.patience = None;
+        if self.machine.is_none() {
+            return self.enter(Stage::Over, None);
+        }
         self.ask(&Request::Stop);
         self.enter(Stage::Stop, Some(PATIENCE));
     }
 
     /// What cannot be asked shows itself as the end of the control socket.
     fn ask(&self, request: &Request) {
-        let _ = self.machine.send(request);
+        if let Some(machine) = self.machine {
+            let _ = machine.send(request);
+        }
     }
 
     fn tell(&mut self, message: &Message<'_>) {
         // All but Start, which was encoded at the outset, fit their frames.
         let _ = message.encode(self.out.tail());
+    }
+
+    fn note(&mut self, event: Event) {
+        if let Some(company) = &mut self.company {
+            company.told(&event);
+        }
+        (self.on_event)(event);
     }
 
     // --- the operator's side ---
@@ -296,6 +349,10 @@ impl<'a> Talk<'a> {
                 self.input = None;
                 self.tell(&Message::Eof { stream });
             }
+            Some(n) if self.detaches(n) => {
+                self.verdict.get_or_insert(Ok(How::Detached));
+                self.enter(Stage::Over, None);
+            }
             Some(n) => {
                 let bytes = self.scratch.get(..n).unwrap_or_default();
                 let _ = Message::Data { stream, bytes }.encode(self.out.tail());
@@ -323,9 +380,9 @@ impl<'a> Talk<'a> {
     // --- the machine's side ---
 
     fn hear_machine(&mut self) {
-        let report = match self.machine.recv() {
-            Ok(Some(report)) => report,
-            Ok(None) | Err(_) => {
+        let report = match self.machine.map(Machine::recv) {
+            Some(Ok(Some(report))) => report,
+            _ => {
                 self.machine_alive = false;
                 self.hear_last_words();
                 self.verdict.get_or_insert(Err(SessionError::MachineLost));
@@ -333,7 +390,7 @@ impl<'a> Talk<'a> {
                 return self.enter(Stage::Over, None);
             }
         };
-        (self.on_event)(Event::Report(report.clone()));
+        self.note(Event::Report(report.clone()));
         match report {
             Report::Mark { .. }
             | Report::Note { .. }

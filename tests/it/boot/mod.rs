@@ -3,8 +3,13 @@
 //! half, a script or a program, beside what the host must see of it.
 
 mod broken;
+mod copies;
+mod crowd;
+mod daily;
+mod execs;
 mod exit;
 mod kernel_paths;
+mod killed;
 mod lanes;
 mod options;
 mod readme;

@@ -76,13 +76,21 @@ fn is_machine(pid: Pid) -> bool {
     cmdline.split(|byte| *byte == 0).nth(1) == Some(b"vmm")
 }
 
-/// Everything below `folder`.
+/// Everything below `folder`, but for what husks that follow each other share there.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let shared = ["husk", "husk/lock", "husk/events", "husk/events.1"];
+    let shared = shared.map(|name| folder.join(name));
+    let mut list = everything(folder);
+    list.retain(|path| !shared.contains(path));
+    list
+}
+
+fn everything(folder: &Path) -> Vec<PathBuf> {
     let mut list = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            list.extend(files(&path));
+            list.extend(everything(&path));
         }
         list.push(path);
     }

@@ -2,6 +2,7 @@
 //! What the tests share: running husk as a user would, the files it is given, and what it
 //! must not leave behind.
 
+pub mod daily;
 pub mod golden;
 pub mod husk;
 pub mod kernels;

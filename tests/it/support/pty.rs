@@ -9,7 +9,7 @@ use rustix::termios::tcsetwinsize;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 pub struct Pty {
     keys: File,
@@ -27,12 +27,25 @@ impl Pty {
 
     /// Starts it with this as its controlling terminal and all its streams.
     pub fn start(&self, husk: Husk) -> (Running, tempfile::TempDir) {
-        let (mut command, scratch) = husk.by(&["/bin/busybox", "setsid", "-c"]).command();
+        let (command, scratch) = husk.command();
+        (self.start_command(&command), scratch)
+    }
+
+    /// The same for any command, of which program, arguments and environment count.
+    pub fn start_command(&self, what: &Command) -> Running {
+        let mut command = Command::new("/bin/busybox");
+        command.args(["setsid", "-c"]).arg(what.get_program());
+        command.args(what.get_args());
+        for (name, value) in what.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         let side = || Stdio::from(self.terminal.try_clone().expect("a descriptor"));
         command.stdin(side()).stdout(side()).stderr(side());
         let screen = self.keys.try_clone().expect("a descriptor");
-        let running = Running::start_on(&mut command, screen);
-        (running, scratch)
+        Running::start_on(&mut command, screen)
     }
 
     pub fn types(&mut self, keys: &[u8]) {

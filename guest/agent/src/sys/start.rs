@@ -3,9 +3,12 @@
 //! an allocator, and what happens on a panic.
 
 use super::{call, log, own_pid, reset};
+use alloc::ffi::CString;
+use alloc::vec::Vec;
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
+use core::ffi::CStr;
 use core::panic::PanicInfo;
 use core::ptr;
 
@@ -16,6 +19,7 @@ global_asm!(
     ".globl rust_eh_personality, _Unwind_Resume",
     "_start:",
     "    xor ebp, ebp",
+    "    mov rdi, rsp",
     "    and rsp, -16",
     "    call {boot}",
     // Nothing unwinds here; the precompiled core only mentions these.
@@ -71,8 +75,22 @@ global_asm!(
     boot = sym boot,
 );
 
-extern "C" fn boot() -> ! {
-    crate::boot()
+/// `stack` as the kernel leaves it (System V ABI for x86-64, 3.4.1): the count of arguments,
+/// then pointers to them.
+extern "C" fn boot(stack: *const usize) -> ! {
+    /// More than the agent's own programs take.
+    const MOST: usize = 16;
+    // SAFETY: the kernel put the count there.
+    let count = unsafe { stack.read() }.min(MOST);
+    let arguments: Vec<CString> = (1..=count)
+        .map(|i| {
+            // SAFETY: so many pointers follow the count.
+            let text = unsafe { stack.add(i).read() };
+            // SAFETY: each is a string that ends with NUL and stays for the process's life.
+            unsafe { CStr::from_ptr(ptr::with_exposed_provenance(text)) }.into()
+        })
+        .collect();
+    crate::boot(&arguments)
 }
 
 /// Sizes are rounded to powers of two from 16 bytes up; freed blocks wait in a list per

@@ -33,6 +33,12 @@ impl Talk<'_> {
     fn lose_agent(&mut self) {
         self.agent_alive = false;
         self.out.clear();
+        if self.machine.is_none() {
+            let console = String::new();
+            self.verdict
+                .get_or_insert(Err(SessionError::AgentLost { console }));
+            return self.enter(Stage::Over, None);
+        }
         if self.verdict.is_none() && matches!(self.stage, Stage::Boot | Stage::Run) {
             self.enter(Stage::Lost, Some(PATIENCE));
         }
@@ -82,7 +88,7 @@ impl Talk<'_> {
                 if hello.version != VERSION {
                     return Err(SessionError::Version(hello.version));
                 }
-                (self.on_event)(Event::AgentUp(hello));
+                self.note(Event::AgentUp(hello));
                 self.out.push(&std::mem::take(&mut self.greeting));
                 if self.stage == Stage::Boot {
                     self.enter(Stage::Run, None);
@@ -92,27 +98,37 @@ impl Talk<'_> {
             _ if !self.greeting.is_empty() => return Err(broken(Malformed::Order)),
             Message::Started { pid } if !self.started => {
                 self.started = true;
-                (self.on_event)(Event::Started { pid });
+                self.note(Event::Started { pid });
             }
             Message::Failed(failure) if !self.started => {
                 self.conclude(Err(SessionError::Command(failure)));
                 self.shut_down();
             }
             Message::Data { stream, bytes } => {
-                self.output(stream)?.accept(bytes).map_err(broken)?;
+                let credit = self.output(stream)?.accept(bytes).map_err(broken)?;
+                if let Some(company) = &mut self.company {
+                    company.heard(stream, bytes);
+                }
+                if let Some(bytes) = credit {
+                    self.tell(&Message::Credit { stream, bytes });
+                }
             }
             Message::Eof { stream } => self.output(stream)?.end(),
             Message::Credit { stream, bytes } => {
                 if let Some(input) = self.input.as_mut().filter(|i| i.stream == stream) {
                     input.window.grant(bytes).map_err(broken)?;
+                } else if let Some((_, window)) = self.aside.as_mut().filter(|a| a.0 == stream) {
+                    window.grant(bytes).map_err(broken)?;
                 }
             }
             Message::Broken { stream } => {
                 self.input = self.input.take().filter(|input| input.stream != stream);
+                self.aside = self.aside.take().filter(|aside| aside.0 != stream);
             }
             Message::Exited(exit) if self.started => {
-                (self.on_event)(Event::Exited(exit));
+                self.note(Event::Exited(exit));
                 self.input = None;
+                self.aside = None;
                 self.conclude(Ok(How::Exited(exit)));
                 if self.wants_kernel_log {
                     self.enter(Stage::Shutdown, Some(self.limits.shutdown));
@@ -123,7 +139,7 @@ impl Talk<'_> {
             Message::KernelLog { records, last } if self.wants_kernel_log => {
                 self.kernel_log += records.iter().map(|r| r.text.len() + 16).sum::<usize>();
                 if self.kernel_log <= MAX_KERNEL_LOG {
-                    (self.on_event)(Event::KernelLog(records));
+                    self.note(Event::KernelLog(records));
                 }
                 if last || self.kernel_log > MAX_KERNEL_LOG {
                     self.wants_kernel_log = false;
@@ -147,6 +163,9 @@ impl Talk<'_> {
     }
 
     fn shut_down(&mut self) {
+        if self.machine.is_none() {
+            return self.enter(Stage::Over, None);
+        }
         self.tell(&Message::Shutdown);
         if matches!(self.stage, Stage::Run | Stage::Shutdown) {
             self.enter(Stage::Shutdown, Some(self.limits.shutdown));

@@ -299,8 +299,8 @@ impl Bench {
         let err = thread::spawn(move || read_all(err_reader));
         let streams = Streams {
             stdin: self.stdin,
-            stdout,
-            stderr: err_writer.into(),
+            stdout: Some(stdout),
+            stderr: Some(err_writer.into()),
         };
         let (start, limits) = (self.start, self.limits);
         let (seen, window) = (running.seen.clone(), running.window.clone());
@@ -311,7 +311,9 @@ impl Bench {
                     agent,
                     start,
                     streams,
-                    machine: &Control(ours),
+                    machine: Some(&Control(ours)),
+                    company: None,
+                    detachable: false,
                     signals: &SignalPipe(signal_reader),
                     limits,
                     window_size: &|| Some(*window.lock().unwrap()),

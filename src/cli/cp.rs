@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `husk cp`: files into and out of a machine that runs.
+//!
+//! The agent packs and unpacks, so that the image needs nothing for it. What comes out of a
+//! guest is hostile: `unpack` sees to it that nothing outside of the destination is touched.
+
+mod unpack;
+
+use super::exec::own;
+use super::guest::{self, drive};
+use super::output::{ExitStatus, Failure, Printer, Problem};
+use super::run::place;
+use super::signals::Signals;
+use crate::instance::session::Streams;
+use anyhow::Context as _;
+use husk_protocol::Start;
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Component, Path};
+use std::thread;
+
+/// Copy files into or out of a machine
+///
+/// One of both is MACHINE:PATH, the other a path of this host. A directory is copied with
+/// all below it; DIR/. copies what is in it. What arrives belongs to root in the guest, and
+/// on the host to you. Devices, pipes and sockets are left out.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  husk cp web:/var/log/nginx ./logs
+  husk cp nginx.conf web:/etc/nginx/nginx.conf
+  husk cp web:/etc/hosts - | tar t
+
+With - for a path of this host, a tar stream is written, or read.")]
+pub struct CpArgs {
+    #[arg(value_name = "[MACHINE:]FROM")]
+    from: String,
+    #[arg(value_name = "[MACHINE:]TO")]
+    to: String,
+}
+
+pub fn execute(args: &CpArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
+    match (guest_path(&args.from), guest_path(&args.to)) {
+        (Some((machine, path)), None) => out(machine, path, &args.to, printer),
+        (None, Some((machine, path))) => into(&args.from, machine, path),
+        (None, None) => Err(Problem::new("neither path is in a machine")
+            .hint("one of them looks like MACHINE:/path")
+            .into()),
+        (Some(_), Some(_)) => Err(Problem::new("both paths are in machines")
+            .hint("copy to this host first, or to - and from -")
+            .into()),
+    }
+}
+
+/// `MACHINE:PATH`; a path of the host that has a colon can be written ./a:b.
+fn guest_path(text: &str) -> Option<(&str, &str)> {
+    let (machine, path) = text.split_once(':')?;
+    let plain = !machine.is_empty() && !machine.contains('/') && !machine.starts_with('.');
+    (plain && !path.is_empty()).then_some((machine, path))
+}
+
+fn out(machine: &str, path: &str, to: &str, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let (stream, start) = own(&place()?, machine, &[b"archive", path.as_bytes()])?;
+    if to == "-" {
+        return guest::converse(stream, start, guest::streams(false)?, false);
+    }
+    let target = unpack::Target::open(Path::new(to))?;
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+    let streams = Streams {
+        stdin: None,
+        stdout: Some(writer.into()),
+        ..guest::streams(false)?
+    };
+    let (code, unpacked) = with_thread(stream, start, streams, move || {
+        unpack::unpack(reader, &target)
+    })?;
+    let skipped = unpacked?;
+    for line in &skipped {
+        printer.talk(&format!("husk: {line}\n"));
+    }
+    Ok(match (code, skipped.is_empty()) {
+        (0, true) => ExitStatus::Success,
+        _ => ExitStatus::UserError,
+    })
+}
+
+fn into(from: &str, machine: &str, path: &str) -> Result<ExitStatus, Failure> {
+    let (stream, mut start) = own(&place()?, machine, &[b"extract", path.as_bytes()])?;
+    start.stdin = true;
+    if from == "-" {
+        return guest::converse(stream, start, guest::streams(true)?, false);
+    }
+    // Missing is told before the guest is asked.
+    let meta = std::fs::metadata(from)
+        .map_err(|error| Problem::new(format!("cannot copy {from}")).because(&error))?;
+    let (reader, writer) = io::pipe().context("cannot make a pipe")?;
+    let streams = input(reader)?;
+    let from = from.to_owned();
+    let directory = meta.is_dir();
+    let (code, packed) = with_thread(stream, start, streams, move || {
+        pack(&from, directory, writer)
+    })?;
+    match (code, packed) {
+        (0, Ok(())) => Ok(ExitStatus::Success),
+        (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Problem::new("not all was copied").because(&error).into())
+        }
+        _ => Ok(ExitStatus::UserError),
+    }
+}
+
+fn input(reader: PipeReader) -> anyhow::Result<Streams> {
+    Ok(Streams {
+        stdin: Some(reader.into()),
+        ..guest::streams(false)?
+    })
+}
+
+/// A session on this thread, and its other end on another.
+fn with_thread<T: Send>(
+    stream: UnixStream,
+    start: Start,
+    streams: Streams,
+    work: impl FnOnce() -> T + Send,
+) -> Result<(u8, T), Failure> {
+    let signals = Signals::catch().context("cannot catch signals")?;
+    let (result, done) = thread::scope(|scope| {
+        let working = scope.spawn(work);
+        let result = drive(stream, start, streams, &signals, false);
+        (result, working.join())
+    });
+    let outcome = result.map_err(|error| guest::failure(&error))?;
+    let done = done.map_err(|_| anyhow::anyhow!("copying failed"))?;
+    Ok((outcome.code(), done))
+}
+
+/// Sends a file or a directory of the host.
+fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
+    let mut builder = tar::Builder::new(writer);
+    builder.follow_symlinks(false);
+    let path = Path::new(from);
+    let name = match path.components().next_back() {
+        Some(Component::Normal(name)) if !from.as_bytes().ends_with(b"/.") => name,
+        _ => std::ffi::OsStr::new("."),
+    };
+    if directory {
+        builder.append_dir_all(name, path)?;
+    } else {
+        // What is named is followed; links further down are copied as such.
+        let mut file = std::fs::File::open(path)?;
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&file.metadata()?);
+        // A name of this host may be no UTF-8; the stream takes any bytes.
+        let name = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
+        builder.append_data(&mut header, name, &mut file)?;
+    }
+    builder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_guests_have_a_colon_before_any_slash() {
+        assert_eq!(guest_path("web:/a:b"), Some(("web", "/a:b")));
+        assert_eq!(guest_path("web:rel"), Some(("web", "rel")));
+        for text in ["./a:b", "/a:b", "a", ":x", "web:", "../x:y"] {
+            assert_eq!(guest_path(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `husk exec`: a further command in a machine that runs. Main thread.
+//!
+//! The command line talks to the guest's agent itself, over the machine's vsock socket: the
+//! owner has no part in it, and no other session waits for this one.
+
+use super::guest;
+use super::output::{ExitStatus, Failure, Printer, Problem};
+use super::run::{find_one, place, user, variable, workdir};
+use crate::instance::{Found, Place, call, journal};
+use husk_protocol::{AGENT_PORT, Start};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::net::UnixStream;
+
+/// Run a further command in a machine
+///
+/// Environment, user and directory are those the machine was started with, unless told
+/// otherwise. The command ends with the machine.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  husk exec web cat /etc/hosts
+  husk exec -it web sh
+  tar c conf | husk exec -i -w /etc web tar x
+
+Exit codes: the command's own, 128+N if signal N killed it, 126 if it could not be run,
+127 if it was not found, 125 if husk itself failed.")]
+pub struct ExecArgs {
+    /// Set a variable of the command's environment; NAME alone hands on the host's value
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    env: Vec<OsString>,
+    /// Start in this directory of the guest
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Run as this user of the guest, a name or a number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    /// Forward standard input; without it the command reads end-of-file
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give the command a terminal, with this one's size and keys
+    #[arg(short, long)]
+    tty: bool,
+    /// A name, an id or the beginning of one
+    #[arg(value_name = "MACHINE")]
+    machine: String,
+    /// The command and its arguments
+    #[arg(
+        value_name = "CMD",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<OsString>,
+}
+
+pub fn execute(args: &ExecArgs, _printer: &Printer) -> Result<ExitStatus, Failure> {
+    let mut problems = Vec::new();
+    problems.extend(args.workdir.as_deref().and_then(|dir| workdir(dir).err()));
+    problems.extend(args.user.as_deref().and_then(|name| user(name).err()));
+    let mut env = Vec::new();
+    for word in &args.env {
+        match variable(word, |name: &OsStr| std::env::var_os(name)) {
+            Ok(pair) => env.push(pair),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(Failure::operator(problems));
+    }
+    let place = place()?;
+    let found = find_one(&place, &args.machine)?;
+    let stream = dial(&found)?;
+    journal::note(place.path(), "exec", &found.record, None);
+    let record = &found.record;
+    let pairs = env.into_iter().map(|(name, value)| {
+        let mut pair = name.into_vec();
+        pair.push(b'=');
+        pair.extend(value.into_vec());
+        pair
+    });
+    let inherited = record.env.iter().map(|var| var.clone().into_bytes());
+    let start = Start {
+        argv: args
+            .command
+            .iter()
+            .map(|word| word.clone().into_vec())
+            .collect(),
+        env: inherited.chain(pairs).collect(),
+        user: args.user.clone().unwrap_or_else(|| record.user.clone()),
+        cwd: args
+            .workdir
+            .clone()
+            .unwrap_or_else(|| record.workdir.clone())
+            .into_bytes(),
+        hostname: record.hostname.clone(),
+        terminal: args.tty.then(guest::this_terminal),
+        stdin: args.interactive,
+        ..Start::default()
+    };
+    guest::converse(stream, start, guest::streams(args.interactive)?, false)
+}
+
+/// A connection to the agent of a machine that runs.
+pub fn dial(found: &Found) -> Result<UnixStream, Failure> {
+    let title = found.record.title();
+    if !found.is_running() {
+        return Err(Problem::new(format!("machine '{title}' does not run"))
+            .hint("husk ps lists those that do")
+            .into());
+    }
+    call::dial(found, AGENT_PORT).map_err(|error| {
+        Problem::new(format!(
+            "the guest of machine '{title}' takes no further command"
+        ))
+        .because(&error)
+        .into()
+    })
+}
+
+/// For the verbs that run one of the agent's own programs.
+pub fn own(place: &Place, machine: &str, words: &[&[u8]]) -> Result<(UnixStream, Start), Failure> {
+    let found = find_one(place, machine)?;
+    let stream = dial(&found)?;
+    let start = Start {
+        argv: words.iter().map(|word| word.to_vec()).collect(),
+        own: true,
+        ..Start::default()
+    };
+    Ok((stream, start))
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `husk run --detach`: hands the machine to a process of its own, husk again as the hidden
+//! verb `keep`, and waits for word that the command runs. Main thread of either.
+
+use super::RunRequest;
+use super::owner::{self, Operator};
+use super::parts::{self, Parts};
+use crate::cli::host::runtime_dir;
+use crate::cli::launch::Opened;
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
+use crate::cli::progress::Waiting;
+use crate::cli::signals::Signals;
+use crate::cli::trace::{Mark, Waterfall};
+use crate::config::VmConfig;
+use crate::instance;
+use crate::instance::record::Record;
+use crate::instance::session::{Event, Streams};
+use crate::sys::descriptors::Inherited;
+use crate::sys::seqpacket::SeqPacket;
+use anyhow::Context as _;
+use husk_protocol::{Decoder, Message, Start};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longest report of how the start went: an error with the console's last lines.
+const MAX_REPORT: usize = 64 * 1024;
+
+/// Owns a machine; how husk starts itself, not for people.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub struct KeepArgs {
+    /// The descriptor of what it is to do.
+    #[arg(long)]
+    parcel: RawFd,
+}
+
+/// What the owner is handed; descriptors by their numbers.
+#[derive(Serialize, Deserialize)]
+struct Parcel {
+    place: PathBuf,
+    record: Record,
+    config: VmConfig,
+    agent: RawFd,
+    /// The frame of the `Start`, too long for JSON's liking.
+    start: RawFd,
+    report: RawFd,
+    timeout: Duration,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Report {
+    Runs {
+        id: String,
+    },
+    Failed {
+        code: u8,
+        problems: Vec<Told>,
+        console: String,
+    },
+}
+
+/// A `Problem` between two processes.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    what: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+}
+
+pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let mut waterfall = Waterfall::starting(exec);
+    let parts = parts::gather(request, printer, &mut waterfall)?;
+    let record = parts::record(request, &parts.config, &parts.start);
+    let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
+    let socket = hand_over(request, parts, record)?;
+    let report = socket
+        .recv(MAX_REPORT)
+        .context("cannot hear from the machine's owner")?;
+    drop(waiting);
+    let report = report.and_then(|text| serde_json::from_slice(&text).ok());
+    match report {
+        Some(Report::Runs { id }) => {
+            printer.data(format!("{id}\n").as_bytes())?;
+            Ok(ExitStatus::Success)
+        }
+        Some(Report::Failed {
+            code,
+            problems,
+            console,
+        }) => {
+            if !console.trim().is_empty() {
+                printer.talk("husk: the guest's last lines:\n");
+                for line in console.lines() {
+                    printer.talk(&format!("  | {}\n", visible(line)));
+                }
+            }
+            let problem = |told: Told| Problem {
+                what: told.what,
+                causes: told.causes,
+                hint: told.hint,
+            };
+            Err(Failure {
+                status: ExitStatus::Code(code),
+                problems: problems.into_iter().map(problem).collect(),
+            })
+        }
+        None => Err(anyhow::anyhow!("the machine's owner is gone without a word").into()),
+    }
+}
+
+/// Starts the owner; returns where its word will come from.
+fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Result<SeqPacket> {
+    let (ours, theirs) = SeqPacket::pair().context("cannot make a socket pair")?;
+    let mut frame = Vec::new();
+    Message::Start(parts.start)
+        .encode(&mut frame)
+        .map_err(|_| anyhow::anyhow!("the command and its environment are too long"))?;
+    let start = memory_file(&frame)?;
+    let parcel = Parcel {
+        place: runtime_dir(),
+        record,
+        agent: parts.agent.as_raw_fd(),
+        start: start.as_raw_fd(),
+        report: theirs.as_fd().as_raw_fd(),
+        timeout: request.timeout,
+        config: parts.config,
+    };
+    let text = memory_file(&serde_json::to_vec(&parcel)?)?;
+    let number = text.as_raw_fd();
+    let arguments = ["husk", "keep", "--parcel", &number.to_string()]
+        .into_iter()
+        .map(CString::new)
+        .collect::<Result<Vec<_>, _>>()?;
+    let further = [number, parcel.agent, parcel.start, parcel.report];
+    instance::spawn_owner(&arguments, &parcel.config, &further)
+        .context("cannot start the machine's owner")?;
+    drop(parts.opened);
+    Ok(ours)
+}
+
+fn memory_file(bytes: &[u8]) -> anyhow::Result<File> {
+    let fd = memfd_create(c"husk-parcel", MFdFlags::MFD_CLOEXEC)
+        .context("cannot make an anonymous file")?;
+    let mut file = File::from(fd);
+    file.write_all(bytes).context("cannot write a parcel")?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The life of an owner.
+pub fn keep(args: &KeepArgs) -> ExitStatus {
+    match take_over(args.parcel) {
+        Ok(code) => ExitStatus::Code(code),
+        Err(error) => {
+            // Where this comes from there is nobody left to tell: its streams are /dev/null,
+            // unless a person typed the verb.
+            eprintln!("husk: keep: it is started by husk run, not by hand: {error:#}");
+            ExitStatus::Unexpected
+        }
+    }
+}
+
+fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
+    let mut inherited = Inherited::default();
+    let mut text = Vec::new();
+    File::from(inherited.take(parcel)?).read_to_end(&mut text)?;
+    let parcel: Parcel = serde_json::from_slice(&text)?;
+    let report = SeqPacket::from_fd(inherited.take(parcel.report)?);
+    let agent: OwnedFd = inherited.take(parcel.agent)?;
+    let start = start_of(inherited.take(parcel.start)?)?;
+    let mut opened = Opened::default();
+    for fd in instance::descriptors(&parcel.config) {
+        opened.keep(inherited.take(fd)?);
+    }
+    // The folder the operator typed in must not be held.
+    std::env::set_current_dir("/")?;
+    let signals = Signals::catch()?;
+    let owned = owner::start(&parcel.place, parcel.record, parcel.config, opened);
+    let mut owned = match owned {
+        Ok(owned) => owned,
+        Err(failure) => return Ok(refuse(&report, &failure, String::new())),
+    };
+    let id = owned.desk.claim().record.id.clone();
+    let mut report = Some(report);
+    let operator = Operator {
+        agent: agent.into(),
+        start,
+        streams: Streams {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        },
+        signals: &signals,
+        timeout: parcel.timeout,
+    };
+    let result = owner::drive(&mut owned, operator, &mut |event| {
+        if let Event::Started { .. } = event
+            && let Some(report) = report.take()
+        {
+            tell(&report, &Report::Runs { id: id.clone() });
+        }
+    });
+    if let (Some(report), Err(error)) = (&report, &result) {
+        owned.desk.forget();
+        let console = error.console().unwrap_or_default().to_owned();
+        return Ok(refuse(report, &owner::failure(error), console));
+    }
+    let ended = owner::ended(&result);
+    owned.desk.conclude(&ended);
+    Ok(ended.code)
+}
+
+fn start_of(fd: OwnedFd) -> anyhow::Result<Start> {
+    let mut decoder = Decoder::new();
+    let mut file = File::from(fd);
+    loop {
+        if let Some(Message::Start(start)) = decoder.take()? {
+            return Ok(start);
+        }
+        let n = file.read(decoder.space())?;
+        anyhow::ensure!(n > 0, "half a parcel");
+        decoder.filled(n);
+    }
+}
+
+fn refuse(report: &SeqPacket, failure: &Failure, console: String) -> u8 {
+    let code = match failure.status {
+        ExitStatus::Code(code) => code,
+        ExitStatus::Success | ExitStatus::UserError | ExitStatus::Unexpected => 125,
+    };
+    let told = |problem: &Problem| Told {
+        what: problem.what.clone(),
+        causes: problem.causes.clone(),
+        hint: problem.hint.clone(),
+    };
+    let problems = failure.problems.iter().map(told).collect();
+    tell(
+        report,
+        &Report::Failed {
+            code,
+            problems,
+            console,
+        },
+    );
+    code
+}
+
+/// An operator who left does not want to know.
+fn tell(report: &SeqPacket, what: &Report) {
+    if let Ok(text) = serde_json::to_vec(what) {
+        let _ = report.send(&text);
+    }
+}

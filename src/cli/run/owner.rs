@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a described machine to its end, in the process that owns it: this one in the
+//! foreground, a process of its own with --detach. Main thread.
+
+use super::session::window_size;
+use crate::cli::host::runtime_dir;
+use crate::cli::launch::Opened;
+use crate::cli::output::{ExitStatus, Failure, Problem};
+use crate::cli::signals::Signals;
+use crate::config::VmConfig;
+use crate::instance::desk::Desk;
+use crate::instance::record::{Ended, Record, now};
+use crate::instance::session::{self, Event, How, Limits, Outcome, Session, SessionError, Streams};
+use crate::instance::{self, Found, Place, PlaceError, Spawned};
+use anyhow::Context as _;
+use husk_protocol::{Exit, Start};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// From the order to shut down to the end of patience: a guest that is asked to stop has
+/// nothing to write back, and does so in milliseconds.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+/// What is wrong with the folder of machines, or what was looked for in it.
+pub fn problem(error: &PlaceError) -> Failure {
+    let problem = Problem::of(error);
+    let problem = match error {
+        PlaceError::Taken { id, .. } => problem.hint(format!("husk rm {id} frees it")),
+        PlaceError::Unknown(_) => problem.hint("husk ps -a lists them"),
+        PlaceError::Ambiguous { .. } => problem.hint("write more of it"),
+        PlaceError::Folder { .. } | PlaceError::Stranger(_) => {
+            problem.hint("set XDG_RUNTIME_DIR to a folder of your own")
+        }
+    };
+    problem.into()
+}
+
+pub fn place() -> Result<Place, Failure> {
+    Place::open(&runtime_dir()).map_err(|error| problem(&error))
+}
+
+/// Every machine that is meant, in that order; all that are not there are told at once.
+pub fn find(place: &Place, words: &[String]) -> Result<Vec<Found>, Failure> {
+    let mut list = Vec::new();
+    let mut problems = Vec::new();
+    for word in words {
+        match place.find(word) {
+            Ok(found) => list.push(found),
+            Err(error) => problems.extend(problem(&error).problems),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(list),
+        false => Err(Failure::operator(problems)),
+    }
+}
+
+pub fn find_one(place: &Place, word: &str) -> Result<Found, Failure> {
+    place.find(word).map_err(|error| problem(&error))
+}
+
+/// A machine that is written down and runs.
+pub struct Owned {
+    pub desk: Desk,
+    pub machine: Spawned,
+}
+
+/// Writes the machine down as this process's own and starts it. Nothing is left of one that
+/// does not start.
+pub fn start(
+    place: &Path,
+    record: Record,
+    mut config: VmConfig,
+    mut opened: Opened,
+) -> Result<Owned, Failure> {
+    let log = record.detached;
+    let place = Place::open(place).map_err(|error| problem(&error))?;
+    let claim = place.claim(record).map_err(|error| problem(&error))?;
+    instance::journal::note(place.path(), "create", &claim.record, None);
+    let listener = claim.vsock().context("cannot listen for the guest's ports");
+    let started = listener.and_then(|listener| {
+        if let Some(vsock) = &mut config.vsock {
+            vsock.listener = Some(opened.keep(listener.into()));
+        }
+        instance::spawn(&config).context("cannot start the machine")
+    });
+    // Our copies would keep the agent's connection open after the machine is gone.
+    drop(opened);
+    let machine = match started {
+        Ok(machine) => machine,
+        Err(error) => {
+            let _ = claim.forget();
+            return Err(error.into());
+        }
+    };
+    let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
+    desk.machine_started(machine.pid);
+    Ok(Owned { desk, machine })
+}
+
+/// Who sits at the session.
+pub struct Operator<'a> {
+    pub agent: UnixStream,
+    pub start: Start,
+    pub streams: Streams,
+    pub signals: &'a Signals,
+    pub timeout: Duration,
+}
+
+/// Sees the machine through to its end. What it came to is for `conclude` to write down.
+pub fn drive(
+    owned: &mut Owned,
+    operator: Operator<'_>,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Outcome, SessionError> {
+    session::drive(
+        Session {
+            agent: operator.agent,
+            start: operator.start,
+            streams: operator.streams,
+            machine: Some(&owned.machine.control),
+            signals: operator.signals,
+            limits: Limits {
+                agent: operator.timeout,
+                shutdown: SHUTDOWN,
+            },
+            window_size: &window_size,
+            company: Some(&mut owned.desk),
+            detachable: false,
+        },
+        on_event,
+    )
+}
+
+/// How it ended, for those who ask later.
+pub fn ended(result: &Result<Outcome, SessionError>) -> Ended {
+    let signal = match result {
+        Ok(outcome) => match outcome.how {
+            How::Exited(Exit::Signal(signal)) | How::Killed { signal } => Some(signal),
+            How::Exited(Exit::Code(_)) | How::Detached => None,
+        },
+        Err(_) => None,
+    };
+    Ended {
+        at: now(),
+        code: match result {
+            Ok(outcome) => outcome.code(),
+            Err(error) => error.code(),
+        },
+        signal,
+        error: result.as_ref().err().map(ToString::to_string),
+    }
+}
+
+/// A session that failed, as the verb that ran it tells it.
+pub fn failure(error: &SessionError) -> Failure {
+    Failure {
+        status: ExitStatus::Code(error.code()),
+        problems: vec![Problem::of(error)],
+    }
+}

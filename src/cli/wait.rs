@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `husk wait`: until machines are at their end.
+
+use super::output::{ExitStatus, Failure, Printer, Problem};
+use super::run::{find, place, problem};
+use crate::instance::call;
+use crate::instance::desk::{Answer, Ask};
+use crate::instance::record::{Ended, State};
+use crate::instance::{Found, Place};
+use anyhow::Context as _;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd as _;
+use std::time::Duration;
+
+/// Wait until machines end, and print their exit codes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  code=$(husk wait web)")]
+pub struct WaitArgs {
+    /// Names, ids or beginnings of ids
+    #[arg(value_name = "MACHINE", required = true)]
+    machines: Vec<String>,
+}
+
+pub fn execute(args: &WaitArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
+    let place = place()?;
+    for found in find(&place, &args.machines)? {
+        let ended = end_of(&place, &found)?;
+        printer.data(format!("{}\n", ended.code).as_bytes())?;
+    }
+    Ok(ExitStatus::Success)
+}
+
+fn end_of(place: &Place, found: &Found) -> Result<Ended, Failure> {
+    if let State::Exited(ended) = &found.state {
+        return Ok(ended.clone());
+    }
+    if let Ok(Answer::Ended(ended)) = call::ask(found, &Ask::Wait) {
+        return Ok(ended);
+    }
+    // No word of the owner: the kernel tells when it ends, and its folder what it came to.
+    gone(found, None)?;
+    match found.look_again(place).map_err(|error| problem(&error))? {
+        Some(Found {
+            state: State::Exited(ended),
+            ..
+        }) => Ok(ended),
+        _ => {
+            let title = found.record.title();
+            Err(Problem::new(format!(
+                "machine '{title}' was killed, and nothing of it is kept"
+            ))
+            .into())
+        }
+    }
+}
+
+/// Waits for the owner to be gone, at most so long. False: it still is there.
+pub fn gone(found: &Found, limit: Option<Duration>) -> Result<bool, Failure> {
+    let Some(owner) = found.owner().context("cannot watch the machine's owner")? else {
+        return Ok(true);
+    };
+    let timeout = match limit {
+        None => PollTimeout::NONE,
+        Some(limit) => PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX),
+    };
+    let mut list = [PollFd::new(owner.as_fd(), PollFlags::POLLIN)];
+    loop {
+        match poll(&mut list, timeout) {
+            Ok(n) => return Ok(n > 0),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(anyhow::Error::new(errno).into()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The asking side of a machine's control socket, and of its guest's vsock ports.
+
+use super::desk::{Answer, Ask, MAX_REQUEST};
+use super::place::Found;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// For an owner that lives to answer what costs it nothing.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Asks, and waits for the answer; without end only where it is the machine's end.
+pub fn ask(found: &Found, ask: &Ask) -> io::Result<Answer> {
+    let mut stream = found.call()?;
+    if *ask != Ask::Wait {
+        stream.set_read_timeout(Some(PATIENCE))?;
+    }
+    put(&mut stream, ask)
+}
+
+/// A connection on which the owner speaks as an agent does, of the machine's own process.
+pub fn attach(found: &Found) -> io::Result<Result<UnixStream, String>> {
+    let mut stream = found.call()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let answer = put(&mut stream, &Ask::Attach)?;
+    stream.set_read_timeout(None)?;
+    Ok(match answer {
+        Answer::Done => Ok(stream),
+        Answer::Refused(why) => Err(why),
+        Answer::Live(_) | Answer::Ended(_) => Err("it answers something else".into()),
+    })
+}
+
+/// A connection to a port of the guest.
+pub fn dial(found: &Found, port: u32) -> io::Result<UnixStream> {
+    let mut stream = found.call_vsock()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    let line = line(&mut stream)?;
+    if !line.starts_with(b"OK ") {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_read_timeout(None)?;
+    Ok(stream)
+}
+
+fn put(stream: &mut UnixStream, ask: &Ask) -> io::Result<Answer> {
+    let mut text = serde_json::to_vec(ask)?;
+    text.push(b'\n');
+    stream.write_all(&text)?;
+    Ok(serde_json::from_slice(&line(stream)?)?)
+}
+
+/// One line and not a byte beyond it: what follows belongs to somebody else.
+fn line(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < MAX_REQUEST {
+        match stream.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) if byte == *b"\n" => return Ok(line),
+            Ok(_) => line.extend(byte),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}

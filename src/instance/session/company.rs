@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Who takes part in a session beside the operator: a machine's log, and the clients of its
+//! control socket. On the session's thread; must never block.
+
+use super::Event;
+use husk_protocol::{Size, Stream};
+use nix::poll::PollFlags;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+/// What the company wants of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    Signal(u8),
+    /// First this signal; after the grace, its end and the machine's.
+    Stop {
+        signal: u8,
+        grace: Duration,
+    },
+    Resize(Size),
+}
+
+pub trait Company {
+    /// What to wait for; `ready` is told the place in this list.
+    fn watched(&self) -> Vec<(BorrowedFd<'_>, PollFlags)>;
+    /// These places of what was watched last are ready.
+    fn ready(&mut self, places: &[usize]);
+    fn next_wish(&mut self) -> Option<Wish>;
+    /// At most this many bytes for the process's input, if there are any.
+    fn input(&mut self, most: usize) -> Option<Vec<u8>>;
+    /// Whether no more input will come.
+    fn input_ended(&self) -> bool;
+    /// Output of the process.
+    fn heard(&mut self, stream: Stream, bytes: &[u8]);
+    /// Before the session's own `on_event`.
+    fn told(&mut self, event: &Event);
+}

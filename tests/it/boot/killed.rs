@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Processes of a machine that are killed at bad moments: it shows as exited, and nothing
+//! is left of it.
+
+use crate::support::daily::{Daily, lives, slay};
+use crate::support::leftovers::eventually;
+use crate::support::process::Input;
+use nix::sys::signal::Signal;
+use std::time::Duration;
+
+const FOREVER: &str = "echo ready; while :; do sleep 0.2; done";
+
+fn has_sockets(daily: &Daily) -> bool {
+    let socket = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "sock");
+    daily.left().iter().any(socket)
+}
+
+#[test]
+fn a_machine_whose_owner_is_killed_shows_as_exited() {
+    let Some(daily) = Daily::find() else { return };
+    let id = daily.detach(&["--name", "box"], FOREVER);
+    let (owner, machine) = (
+        daily.pid("box", "owner_pid"),
+        daily.pid("box", "machine_pid"),
+    );
+    assert!(has_sockets(&daily));
+    let waiting = daily.start(&["wait", "box"], Input::Nothing);
+    let events = daily.start(&["events", "-f"], Input::Nothing);
+    events.wait_for("start");
+    slay(owner);
+    assert!(eventually(|| !lives(machine)), "the machine lives on");
+    waiting.finish().is(0, "137\n", "");
+    // Who follows hears of it without being asked.
+    events.wait_for("die");
+    events.signal(Signal::SIGKILL);
+    events.finish();
+    let table = daily.does(&["ps", "-a"]);
+    assert!(
+        table.contains(&id) && table.contains("exited (137)"),
+        "{table}"
+    );
+    assert!(!has_sockets(&daily), "{:?}", daily.left());
+    let stopped = daily.does(&["stop", "box"]);
+    assert_eq!(stopped, "box\n", "it is stopped");
+    daily.does(&["rm", "box"]);
+    assert!(daily.left().is_empty(), "{:?}", daily.left());
+}
+
+#[test]
+fn a_machine_that_is_killed_is_told_of_by_its_owner() {
+    let Some(daily) = Daily::find() else { return };
+    daily.detach(&["--name", "box"], FOREVER);
+    let (owner, machine) = (
+        daily.pid("box", "owner_pid"),
+        daily.pid("box", "machine_pid"),
+    );
+    slay(machine);
+    assert_eq!(daily.does(&["wait", "box"]), "125\n");
+    assert!(eventually(|| !lives(owner)), "the owner lives on");
+    let state = daily.inspect("box")["state"].clone();
+    assert!(
+        state["error"]
+            .as_str()
+            .is_some_and(|text| text.contains("gone")),
+        "{state}"
+    );
+    assert!(!has_sockets(&daily), "{:?}", daily.left());
+}
+
+#[test]
+fn one_of_which_nothing_is_kept_is_swept_away_whole() {
+    let Some(daily) = Daily::find() else { return };
+    daily.detach(&["--rm", "--name", "box"], FOREVER);
+    let machine = daily.pid("box", "machine_pid");
+    slay(daily.pid("box", "owner_pid"));
+    assert_eq!(daily.does(&["ps", "-aq"]), "");
+    assert!(daily.left().is_empty(), "{:?}", daily.left());
+    assert!(eventually(|| !lives(machine)), "the machine lives on");
+    // Its name is free.
+    daily.detach(&["--rm", "--name", "box"], FOREVER);
+}
+
+/// At whatever instant of its start the owner is killed, the next look finds nothing alive
+/// and nothing in the way of the next start.
+#[test]
+fn an_owner_killed_while_it_starts_leaves_nothing() {
+    let Some(daily) = Daily::find() else { return };
+    for delay in [0, 1, 2, 4, 6, 8, 10, 15, 20, 30, 45, 60] {
+        let words = daily.words(&["--name", "box"], "true");
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let running = daily.start(&words, Input::Nothing);
+        // The instant is what is tried here; none is waited for.
+        std::thread::sleep(Duration::from_millis(delay));
+        running.signal(Signal::SIGKILL);
+        running.finish();
+        assert_eq!(daily.does(&["ps", "-aq"]), "", "after {delay} ms");
+        assert!(
+            daily.left().is_empty(),
+            "after {delay} ms: {:?}",
+            daily.left()
+        );
+    }
+    crate::support::leftovers::check_orphans();
+}
+
+#[test]
+fn one_that_is_stopped_in_its_tracks_is_still_removed() {
+    let Some(daily) = Daily::find() else { return };
+    daily.detach(&["--name", "box"], FOREVER);
+    let (owner, machine) = (
+        daily.pid("box", "owner_pid"),
+        daily.pid("box", "machine_pid"),
+    );
+    nix::sys::signal::kill(owner, Signal::SIGSTOP).expect("it is there");
+    assert_eq!(
+        daily.does(&["ps", "-q"]).lines().count(),
+        1,
+        "a list waits for nobody"
+    );
+    assert_eq!(daily.does(&["rm", "-f", "box"]), "box\n");
+    assert!(!lives(owner));
+    assert!(eventually(|| !lives(machine)), "the machine lives on");
+    assert!(daily.left().is_empty(), "{:?}", daily.left());
+}
