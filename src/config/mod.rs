@@ -58,6 +58,10 @@ pub struct Boot {
 pub struct Drive {
     pub file: HostFile,
     pub read_only: bool,
+    /// Most bytes a second, reads and writes together.
+    pub bps: Option<u64>,
+    /// Most requests a second.
+    pub iops: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@
 //! and the reset port stand on the port I/O bus and are built by their own constructors.
 
 pub mod blk;
+pub mod bucket;
 pub mod console;
 pub mod console_log;
 pub mod reset;
@@ -31,6 +32,7 @@ pub enum Spec {
         file: File,
         read_only: bool,
         id: String,
+        limits: blk::Limits,
     },
     Console {
         input: Option<OwnedFd>,
@@ -79,7 +81,11 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             file,
             read_only,
             id,
-        } => (Box::new(blk::Blk::new(file, read_only, &id)?), Handle::None),
+            limits,
+        } => {
+            let blk = blk::Blk::new(file, read_only, &id, limits, blk::Choice::Best)?;
+            (Box::new(blk), Handle::None)
+        }
         Spec::Console {
             input,
             output,
@@ -116,6 +122,7 @@ mod tests {
                 file,
                 read_only: false,
                 id: "scratch".to_owned(),
+                limits: blk::Limits::default(),
             },
             Spec::Console {
                 input: None,

@@ -11,6 +11,7 @@ use crate::arch::layout;
 use crate::bus::BusBuilder;
 use crate::config::{self, ConsoleKind, VmConfig};
 use crate::control::End;
+use crate::devices::blk;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
@@ -123,6 +124,10 @@ impl<'a> Wiring<'a> {
                 file,
                 read_only: drive.read_only,
                 id: drive.file.path.display().to_string(),
+                limits: blk::Limits {
+                    bytes: drive.bps,
+                    operations: drive.iops,
+                },
             })?;
         }
         if let Some(config::Vsock { cid, .. }) = config.vsock {

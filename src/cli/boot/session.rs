@@ -69,6 +69,8 @@ fn configure(
         drives.push(Drive {
             file: opened.file("disk", path, !read_only)?,
             read_only: *read_only,
+            bps: None,
+            iops: None,
         });
     }
     let stdin = io::stdin();

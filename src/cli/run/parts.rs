@@ -79,6 +79,8 @@ pub fn gather(
                 fd: opened.keep(root.file.into()),
             },
             read_only: true,
+            bps: None,
+            iops: None,
         }],
         vsock: Some(Vsock {
             cid: GUEST_CID,
