@@ -38,6 +38,7 @@ pub mod probe;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
+pub mod volume;
 
 pub mod instance;
 

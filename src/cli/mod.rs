@@ -22,6 +22,7 @@ mod ring;
 mod run;
 mod shape;
 mod usage;
+mod volume;
 
 use crate::vmm;
 use clap::{Parser, Subcommand};
@@ -47,6 +48,7 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Boot(boot::BootArgs),
+    Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -68,6 +70,7 @@ impl Verb {
         match self {
             Self::Run(args) => run::execute(&args, exec, printer),
             Self::Boot(args) => boot::execute(&args, exec, printer),
+            Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),

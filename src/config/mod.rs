@@ -30,6 +30,7 @@ pub struct VmConfig {
     pub memory: u64,
     pub boot: Boot,
     pub drives: Vec<Drive>,
+    pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,
     /// What the guest's serial port and virtio console are connected to.
     pub console: Console,
@@ -62,6 +63,18 @@ pub struct Drive {
     pub bps: Option<u64>,
     /// Most requests a second.
     pub iops: Option<u64>,
+}
+
+/// A directory of the host, served by a process of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// For messages.
+    pub path: PathBuf,
+    /// What the guest mounts it by, at most 36 bytes.
+    pub tag: String,
+    /// The stream the server answers on.
+    pub fd: RawFd,
+    pub read_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

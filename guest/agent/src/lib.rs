@@ -8,6 +8,7 @@ extern crate alloc;
 mod account;
 mod command;
 mod kernel_log;
+mod mounts;
 mod root;
 mod session;
 mod sys;
@@ -43,9 +44,7 @@ pub fn boot() -> ! {
     }
     // Whoever still runs must not write while the disks are made consistent.
     let _ = sys::kill(-1, 9);
-    if root::disk_is_dirty() {
-        sys::sync();
-    }
+    root::put_away();
     sys::reset()
 }
 

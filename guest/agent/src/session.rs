@@ -233,7 +233,7 @@ impl Session {
             }
         }
         match &start.root {
-            Some(root) if machine => root::enter(root, &start.hostname)?,
+            Some(root) if machine => root::enter(root, &start.hostname, &start.mounts)?,
             Some(_) => {
                 let message = "a root file system needs a machine".into();
                 return Err(failure(Stage::Root, Errno(0), message));

@@ -101,6 +101,7 @@ fn configure(
             cmdline: request.cmdline.clone(),
         },
         drives,
+        shares: Vec::new(),
         vsock: None,
         console,
         rng: true,

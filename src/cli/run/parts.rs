@@ -4,6 +4,7 @@
 
 use super::RunRequest;
 use super::session::window_size;
+use super::storage;
 use crate::cli::host::cache_dir;
 use crate::cli::kernel;
 use crate::cli::launch::Opened;
@@ -62,7 +63,22 @@ pub fn gather(
         path: "the agent's initramfs".into(),
         fd: opened.keep(agent_initramfs()?.into()),
     };
-    let start = start(request, root.kind)?;
+    let equipment = storage::open(&request.storage, 1, &mut opened)?;
+    let mut start = start(request, root.kind)?;
+    if let Some(root) = &mut start.root {
+        root.upper = equipment.upper;
+    }
+    start.mounts = equipment.mounts;
+    let mut drives = vec![Drive {
+        file: HostFile {
+            path: root.path,
+            fd: opened.keep(root.file.into()),
+        },
+        read_only: true,
+        bps: request.storage.bps,
+        iops: request.storage.iops,
+    }];
+    drives.extend(equipment.drives);
     let config = VmConfig {
         name: request.image.clone(),
         cpus: request.shape.cpus,
@@ -73,15 +89,8 @@ pub fn gather(
             initrd: Some(initrd),
             cmdline: CMDLINE.to_owned(),
         },
-        drives: vec![Drive {
-            file: HostFile {
-                path: root.path,
-                fd: opened.keep(root.file.into()),
-            },
-            read_only: true,
-            bps: None,
-            iops: None,
-        }],
+        drives,
+        shares: Vec::new(),
         vsock: Some(Vsock {
             cid: GUEST_CID,
             host_ports: vec![HostPort {
@@ -198,9 +207,11 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
                 FsKind::Squashfs => Filesystem::Squashfs,
             },
             writable: !request.read_only,
+            upper: String::new(),
         }),
         kernel_log: request.trace.is_some(),
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+        mounts: Vec::new(),
     })
 }
 
