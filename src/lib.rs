@@ -31,6 +31,9 @@ pub mod machine;
 
 pub mod vmm;
 
+// The process beside it, which serves a directory.
+pub mod share;
+
 // What the tool side asks of KVM itself.
 pub mod probe;
 

@@ -24,11 +24,13 @@ mod shape;
 mod usage;
 mod volume;
 
+use crate::share;
 use crate::vmm;
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Gives every service a virtual machine and a Linux kernel of its own, and makes that
@@ -54,6 +56,7 @@ enum Verb {
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Vmm(VmmArgs),
+    Share(ShareArgs),
 }
 
 /// Runs a guest; how husk starts itself, not for people.
@@ -63,6 +66,21 @@ struct VmmArgs {
     /// The descriptor of the control socket.
     #[arg(long)]
     control: RawFd,
+}
+
+/// Serves a directory to a guest; how husk starts itself, not for people.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+struct ShareArgs {
+    /// The descriptor of the machine's stream.
+    #[arg(long)]
+    stream: RawFd,
+    #[arg(long)]
+    read_only: bool,
+    /// This process knows every id of the host's.
+    #[arg(long)]
+    all_ids: bool,
+    directory: PathBuf,
 }
 
 impl Verb {
@@ -75,6 +93,10 @@ impl Verb {
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),
+            Self::Share(args) => {
+                let code = share::run(args.stream, &args.directory, args.read_only, args.all_ids);
+                Ok(ExitStatus::Code(code))
+            }
             Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
         }
     }

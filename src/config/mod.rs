@@ -84,6 +84,9 @@ pub struct Vsock {
     /// Connections of the guest to a port of the host, each joined once to an open
     /// stream socket.
     pub host_ports: Vec<HostPort>,
+    /// A listening socket of the host: a client writes `CONNECT <port>` and is joined to
+    /// that port of the guest.
+    pub listener: Option<RawFd>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ pub mod blk;
 pub mod bucket;
 pub mod console;
 pub mod console_log;
+pub mod fs;
 pub mod reset;
 pub mod rng;
 pub mod serial;
@@ -23,6 +24,7 @@ use console_log::ConsoleLog;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use vsock::Dialer;
 
@@ -41,6 +43,10 @@ pub enum Spec {
         size: (u16, u16),
     },
     Rng,
+    Fs {
+        stream: UnixStream,
+        tag: String,
+    },
     Vsock {
         cid: u32,
         ports: Vec<HostPort>,
@@ -55,6 +61,7 @@ impl Spec {
         match self {
             Self::Blk { .. } => "disk",
             Self::Console { .. } => "console",
+            Self::Fs { .. } => "shared directory",
             Self::Rng => "entropy device",
             Self::Vsock { .. } => "vsock device",
         }
@@ -96,6 +103,7 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             (Box::new(console), Handle::Window(window))
         }
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
+        Spec::Fs { stream, tag } => (Box::new(fs::Fs::new(stream, &tag)?), Handle::None),
         Spec::Vsock {
             cid,
             ports,

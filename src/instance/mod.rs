@@ -2,6 +2,7 @@
 //! A running virtual machine seen from outside its jail.
 
 pub mod session;
+pub mod share;
 mod spawn;
 
 pub use spawn::{Control, SpawnError, Spawned, spawn};

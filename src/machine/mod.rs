@@ -8,7 +8,7 @@ mod outcome;
 mod vcpu;
 mod wiring;
 
-pub use build::{BuildError, Console, Parts, build};
+pub use build::{BuildError, Console, Parts, VsockParts, build};
 pub use marks::Marks;
 pub use outcome::Outcome;
 

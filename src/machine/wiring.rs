@@ -3,7 +3,7 @@
 //! in KVM, and a word on the kernel's command line. Runs on the `vmm` thread while the
 //! machine is built.
 
-use super::build::{BuildError, Console};
+use super::build::{BuildError, Console, VsockParts};
 use super::marks::Marks;
 use super::outcome::Outcome;
 use crate::arch::acpi::Slot;
@@ -16,7 +16,7 @@ use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
 use crate::devices::sleep::Sleep;
-use crate::devices::{self, HostPort, Spec};
+use crate::devices::{self, Spec};
 use crate::events::Source;
 use crate::irq::IrqLine;
 use crate::kvm::Vm;
@@ -25,6 +25,7 @@ use crate::virtio::transport::{self, Milestone, Mmio};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use vm_memory::GuestAddress;
 
@@ -117,7 +118,8 @@ impl<'a> Wiring<'a> {
         &mut self,
         config: &VmConfig,
         drives: Vec<File>,
-        vsock: Vec<HostPort>,
+        shares: Vec<UnixStream>,
+        vsock: VsockParts,
     ) -> Result<(), BuildError> {
         for (drive, file) in config.drives.iter().zip(drives) {
             self.add(Spec::Blk {
@@ -130,11 +132,17 @@ impl<'a> Wiring<'a> {
                 },
             })?;
         }
+        for (share, stream) in config.shares.iter().zip(shares) {
+            self.add(Spec::Fs {
+                stream,
+                tag: share.tag.clone(),
+            })?;
+        }
         if let Some(config::Vsock { cid, .. }) = config.vsock {
             self.add(Spec::Vsock {
                 cid,
-                ports: vsock,
-                listener: None,
+                ports: vsock.ports,
+                listener: vsock.listener,
             })?;
         }
         if config.rng {

@@ -8,6 +8,9 @@
 )]
 
 use super::GuestRam;
+use super::transfer::MAX_VECTORS;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use vm_memory::{
     GuestMemoryBackend as _, GuestMemoryRegion as _, MemoryRegionAddress, VolatileSlice,
 };
@@ -119,6 +122,41 @@ impl Pinned {
             self.advance(count);
         }
         done
+    }
+
+    /// Reads at most `most` bytes from a stream to the front and takes it off.
+    pub fn read_from(&mut self, fd: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+        let Some(first) = self.vectors().first() else {
+            return Ok(0);
+        };
+        let whole = most >= self.length;
+        // SAFETY: the vectors describe guest memory that `_ram` keeps mapped and writable;
+        // nothing in this process holds a reference into it.
+        let done = unsafe {
+            if whole {
+                libc::readv(fd.as_raw_fd(), self.vectors().as_ptr(), self.count())
+            } else {
+                libc::read(fd.as_raw_fd(), first.iov_base, first.iov_len.min(most))
+            }
+        };
+        self.step(done)
+    }
+
+    /// Writes from the front to a stream and takes off what was written.
+    pub fn write_to(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: as in `read_from`; the kernel only reads the memory.
+        let done = unsafe { libc::writev(fd.as_raw_fd(), self.vectors().as_ptr(), self.count()) };
+        self.step(done)
+    }
+
+    fn count(&self) -> libc::c_int {
+        libc::c_int::try_from(self.vectors().len().min(MAX_VECTORS)).unwrap_or(0)
+    }
+
+    fn step(&mut self, done: isize) -> io::Result<usize> {
+        let count = usize::try_from(done).map_err(|_| io::Error::last_os_error())?;
+        self.advance(count);
+        Ok(count)
     }
 
     /// What is left, as the kernel wants it. Stays where it is until the next change.

@@ -30,6 +30,10 @@ pub struct RunArgs {
     shape: ShapeArgs,
     #[command(flatten)]
     storage: storage::StorageArgs,
+    /// Let programs of the host reach the guest's vsock ports through a Unix socket at PATH:
+    /// they write `CONNECT <port>` in a line of its own
+    #[arg(long, value_name = "PATH")]
+    vsock: Option<PathBuf>,
     /// Set a variable of the command's environment; NAME alone hands on the host's value
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,

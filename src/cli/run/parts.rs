@@ -21,9 +21,10 @@ use husk_protocol::{Filesystem, HOST_PORT, LogRecord, Root, Start, Terminal};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -79,6 +80,10 @@ pub fn gather(
         iops: request.storage.iops,
     }];
     drives.extend(equipment.drives);
+    let listener = match &request.vsock {
+        Some(path) => Some(opened.keep(listen(path)?.into())),
+        None => None,
+    };
     let config = VmConfig {
         name: request.image.clone(),
         cpus: request.shape.cpus,
@@ -90,13 +95,14 @@ pub fn gather(
             cmdline: CMDLINE.to_owned(),
         },
         drives,
-        shares: Vec::new(),
+        shares: equipment.shares,
         vsock: Some(Vsock {
             cid: GUEST_CID,
             host_ports: vec![HostPort {
                 port: HOST_PORT,
                 fd: opened.keep(theirs.into()),
             }],
+            listener,
         }),
         console: Console::Quiet,
         rng: true,
@@ -134,6 +140,24 @@ fn kernel_of(
             Ok((kernel.vmlinux, Some(choice.variant)))
         }
     }
+}
+
+/// The socket the host's programs reach the guest's ports by. One whose owner was killed is
+/// in nobody's use, and is replaced.
+fn listen(path: &Path) -> Result<UnixListener, Problem> {
+    let about = || format!("cannot listen at {}", path.display());
+    let bound = match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+            let refused = UnixStream::connect(path).err().map(|error| error.kind());
+            if !socket || refused != Some(ErrorKind::ConnectionRefused) {
+                return Err(Problem::new(about()).because(&error));
+            }
+            std::fs::remove_file(path).and_then(|()| UnixListener::bind(path))
+        }
+        other => other,
+    };
+    bound.map_err(|error| Problem::new(about()).because(&error))
 }
 
 fn open_image(

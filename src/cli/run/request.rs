@@ -33,6 +33,8 @@ pub struct RunRequest {
     pub command: Vec<OsString>,
     pub shape: Shape,
     pub storage: Storage,
+    /// Where the host reaches the guest's vsock ports.
+    pub vsock: Option<PathBuf>,
     /// In the order given; of two with one name the later counts.
     pub env: Vec<(OsString, OsString)>,
     pub workdir: Option<String>,
@@ -85,6 +87,7 @@ impl RunRequest {
                 command: args.command.clone(),
                 shape,
                 storage,
+                vsock: args.vsock.clone(),
                 env,
                 workdir: args.workdir.clone(),
                 user: args.user.clone(),

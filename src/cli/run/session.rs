@@ -92,6 +92,10 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     if let Some(format) = request.trace {
         printer.talk(&waterfall.render(format, printer.talk));
     }
+    // Whoever comes later is to be told at once that there is nobody.
+    if let Some(path) = &request.vsock {
+        let _ = std::fs::remove_file(path);
+    }
     match result {
         Ok(outcome) => {
             if let Some(error) = &outcome.unwritten {

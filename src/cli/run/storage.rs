@@ -6,6 +6,7 @@ use crate::cli::host::{cache_dir, data_dir};
 use crate::cli::launch::Opened;
 use crate::cli::output::Problem;
 use crate::config::{Drive, HostFile, Share};
+use crate::instance::share;
 use crate::units::ByteSize;
 use crate::volume::{self, Store, VolumeError};
 use husk_protocol::{Mount, MountKind};
@@ -124,7 +125,7 @@ impl Storage {
 #[derive(Default)]
 pub struct Equipment {
     pub drives: Vec<Drive>,
-    pub shares: Vec<(Share, File)>,
+    pub shares: Vec<Share>,
     pub mounts: Vec<Mount>,
     /// The disk that takes the root's writes, or nothing.
     pub upper: String,
@@ -161,13 +162,15 @@ pub fn open(storage: &Storage, first: u8, opened: &mut Opened) -> Result<Equipme
             }
             What::Directory(path) => {
                 let tag = format!("share{}", equipment.shares.len());
-                let share = Share {
-                    path: path.clone(),
+                let path = directory(path)?;
+                let stream =
+                    share::serve(&path, attach.read_only).map_err(|error| Problem::of(&error))?;
+                equipment.shares.push(Share {
+                    path,
                     tag: tag.clone(),
-                    fd: -1,
+                    fd: opened.keep(stream.into()),
                     read_only: attach.read_only,
-                };
-                equipment.shares.push((share, directory(path)?));
+                });
                 (MountKind::Share, tag, 0)
             }
             What::Memory(size) => (MountKind::Tmpfs, String::new(), *size),
@@ -183,14 +186,21 @@ pub fn open(storage: &Storage, first: u8, opened: &mut Opened) -> Result<Equipme
     Ok(equipment)
 }
 
-fn directory(path: &Path) -> Result<File, Problem> {
+/// The directory by a path without links.
+fn directory(path: &Path) -> Result<PathBuf, Problem> {
     let about = || format!("cannot share the directory {}", path.display());
-    let file = File::open(path).map_err(|error| Problem::new(about()).because(&error))?;
-    match file.metadata() {
-        Ok(meta) if meta.is_dir() => Ok(file),
-        Ok(_) => Err(Problem::new(format!("{}: it is no directory", about()))
+    let found = path
+        .canonicalize()
+        .and_then(|path| Ok((path.metadata()?, path)));
+    let (meta, path) = found.map_err(|error| Problem::new(about()).because(&error))?;
+    match meta.is_dir() {
+        true if path.parent().is_none() => {
+            Err(Problem::new(format!("{}: it is all of the host", about()))
+                .hint("share a directory in it"))
+        }
+        true => Ok(path),
+        false => Err(Problem::new(format!("{}: it is no directory", about()))
             .hint("share the directory it is in")),
-        Err(error) => Err(Problem::new(about()).because(&error)),
     }
 }
 
