@@ -35,6 +35,8 @@ pub struct VmConfig {
     /// What the guest's serial port and virtio console are connected to.
     pub console: Console,
     pub rng: bool,
+    /// Memory the guest frees goes back to the host.
+    pub balloon: bool,
     /// An interval timer, for kernels that know no other clock. It costs a thread of the host
     /// and milliseconds of a machine's end.
     pub pit: bool,

@@ -4,6 +4,7 @@
 //! Virtio devices are built here and put behind a transport by the machine. The serial port
 //! and the reset port stand on the port I/O bus and are built by their own constructors.
 
+pub mod balloon;
 pub mod blk;
 pub mod bucket;
 pub mod console;
@@ -43,6 +44,7 @@ pub enum Spec {
         size: (u16, u16),
     },
     Rng,
+    Balloon,
     Fs {
         stream: UnixStream,
         tag: String,
@@ -62,6 +64,7 @@ impl Spec {
             Self::Blk { .. } => "disk",
             Self::Console { .. } => "console",
             Self::Fs { .. } => "shared directory",
+            Self::Balloon => "balloon",
             Self::Rng => "entropy device",
             Self::Vsock { .. } => "vsock device",
         }
@@ -79,6 +82,7 @@ pub enum Handle {
     None,
     Window(Arc<Window>),
     Dialer(Arc<Dialer>),
+    Balloon(Arc<balloon::Control>),
 }
 
 /// Builds a device. Errors are the host's: a file without a length, no descriptors left.
@@ -103,6 +107,10 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             (Box::new(console), Handle::Window(window))
         }
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
+        Spec::Balloon => {
+            let (balloon, control) = balloon::Balloon::new()?;
+            (Box::new(balloon), Handle::Balloon(control))
+        }
         Spec::Fs { stream, tag } => (Box::new(fs::Fs::new(stream, &tag)?), Handle::None),
         Spec::Vsock {
             cid,
@@ -122,7 +130,7 @@ mod tests {
     use crate::virtio::testing::{Driver, any_descriptor};
     use proptest::prelude::*;
 
-    fn specs() -> [Spec; 4] {
+    fn specs() -> [Spec; 6] {
         let file = tempfile::tempfile().expect("file");
         file.set_len(1 << 20).expect("a hole");
         [
@@ -139,10 +147,15 @@ mod tests {
                 size: (80, 25),
             },
             Spec::Rng,
+            Spec::Balloon,
             Spec::Vsock {
                 cid: 3,
                 ports: Vec::new(),
                 listener: None,
+            },
+            Spec::Fs {
+                stream: UnixStream::pair().expect("a pair").0,
+                tag: "share".to_owned(),
             },
         ]
     }
@@ -173,7 +186,7 @@ mod tests {
             assert!(woken <= 1, "{name}");
             assert_eq!(driver.events.turn(20).expect("event loop"), 0, "{name}");
         }
-        assert_eq!(ids, [2, 3, 4, 19], "the numbers of section 5");
+        assert_eq!(ids, [2, 3, 4, 5, 19, 26], "the numbers of section 5");
     }
 
     #[test]

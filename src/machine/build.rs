@@ -143,6 +143,7 @@ pub fn build(
         }),
         variant: loaded.variant,
         sources: board.sources,
+        balloon: board.balloon,
         serial,
         log,
     })

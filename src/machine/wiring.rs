@@ -11,12 +11,13 @@ use crate::arch::layout;
 use crate::bus::BusBuilder;
 use crate::config::{self, ConsoleKind, VmConfig};
 use crate::control::End;
+use crate::devices::balloon;
 use crate::devices::blk;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
 use crate::devices::sleep::Sleep;
-use crate::devices::{self, Spec};
+use crate::devices::{self, Built, Handle, Spec};
 use crate::events::Source;
 use crate::irq::IrqLine;
 use crate::kvm::Vm;
@@ -38,6 +39,7 @@ pub struct Board {
     pub ports: BusBuilder,
     pub mmio: BusBuilder,
     pub sources: Vec<Arc<dyn Source>>,
+    pub balloon: Option<Arc<balloon::Control>>,
 }
 
 pub struct Wiring<'a> {
@@ -145,15 +147,20 @@ impl<'a> Wiring<'a> {
                 listener: vsock.listener,
             })?;
         }
+        if config.balloon {
+            if let Handle::Balloon(control) = self.add(Spec::Balloon)? {
+                self.board.balloon = Some(control);
+            }
+        }
         if config.rng {
             self.add(Spec::Rng)?;
         }
         Ok(())
     }
 
-    fn add(&mut self, spec: Spec) -> Result<(), BuildError> {
+    fn add(&mut self, spec: Spec) -> Result<Handle, BuildError> {
         let name = spec.name();
-        let device = devices::build(spec).map_err(named(name))?.device;
+        let Built { device, handle } = devices::build(spec).map_err(named(name))?;
         let index = u8::try_from(self.slots.len()).map_err(|_| BuildError::Lines)?;
         let gsi = layout::FIRST_DEVICE_GSI
             .checked_add(index)
@@ -183,7 +190,7 @@ impl<'a> Wiring<'a> {
             .add(base..base + transport::SIZE, Arc::clone(&mmio) as _)?;
         self.board.sources.push(mmio);
         self.slots.push(slot);
-        Ok(())
+        Ok(handle)
     }
 }
 

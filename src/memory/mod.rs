@@ -10,7 +10,7 @@ mod uring;
 pub mod vectored;
 
 pub use file::place;
-pub use pages::{allow_huge, keep_small};
+pub use pages::{allow_huge, keep_small, release};
 pub use pinned::Pinned;
 pub use transfer::Transfer;
 pub use uring::Uring;

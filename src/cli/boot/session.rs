@@ -105,6 +105,7 @@ fn configure(
         vsock: None,
         console,
         rng: true,
+        balloon: false,
         pit: true,
         jail: request.jail,
         kvm,

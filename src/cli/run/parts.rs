@@ -106,6 +106,7 @@ pub fn gather(
         }),
         console: Console::Quiet,
         rng: true,
+        balloon: true,
         pit: false,
         jail: request.jail,
         kvm,
