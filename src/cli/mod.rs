@@ -48,7 +48,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Boot(boot::BootArgs),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),

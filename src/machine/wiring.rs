@@ -147,10 +147,10 @@ impl<'a> Wiring<'a> {
                 listener: vsock.listener,
             })?;
         }
-        if config.balloon {
-            if let Handle::Balloon(control) = self.add(Spec::Balloon)? {
-                self.board.balloon = Some(control);
-            }
+        if config.balloon
+            && let Handle::Balloon(control) = self.add(Spec::Balloon)?
+        {
+            self.board.balloon = Some(control);
         }
         if config.rng {
             self.add(Spec::Rng)?;

@@ -2,7 +2,9 @@
 //! Guests that really run, on the host's KVM or in the lab: each test holds the guest's
 //! half, a script or a program, beside what the host must see of it.
 
+mod balloon;
 mod broken;
+mod disks;
 mod exit;
 mod kernel_paths;
 mod lanes;
@@ -11,6 +13,7 @@ mod readme;
 mod refusals;
 mod rings;
 mod shapes;
+mod shares;
 mod signals;
 mod stock;
 mod streams;
@@ -18,3 +21,4 @@ mod terminal;
 mod trace;
 mod vanished;
 mod vectors;
+mod volumes;
