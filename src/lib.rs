@@ -31,6 +31,9 @@ pub mod machine;
 
 pub mod vmm;
 
+// The process beside it, which serves a directory.
+pub mod share;
+
 // What the tool side asks of KVM itself.
 pub mod probe;
 
@@ -38,6 +41,7 @@ pub mod probe;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
+pub mod volume;
 
 pub mod instance;
 

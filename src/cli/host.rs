@@ -44,25 +44,44 @@ pub fn cache_dir() -> Result<PathBuf, Problem> {
     cache_dir_in(|name| std::env::var_os(name))
 }
 
+/// Where volumes and whatever else must not be lost are kept.
+pub fn data_dir() -> Result<PathBuf, Problem> {
+    place(
+        |name| std::env::var_os(name),
+        "HUSK_DATA_DIR",
+        "XDG_DATA_HOME",
+        ".local/share",
+    )
+}
+
 fn cache_dir_in(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Problem> {
+    place(env, "HUSK_CACHE_DIR", "XDG_CACHE_HOME", ".cache")
+}
+
+fn place(
+    env: impl Fn(&str) -> Option<OsString>,
+    own: &str,
+    xdg: &str,
+    in_home: &str,
+) -> Result<PathBuf, Problem> {
     let set = |name| {
         env(name)
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
-    if let Some(own) = set("HUSK_CACHE_DIR") {
+    if let Some(path) = set(own) {
         // A relative path would name another directory in each working directory.
-        return std::path::absolute(&own)
-            .map_err(|error| Problem::new("cannot use HUSK_CACHE_DIR").because(&error));
+        return std::path::absolute(&path)
+            .map_err(|error| Problem::new(format!("cannot use {own}")).because(&error));
     }
     // The XDG base directory specification has relative paths ignored.
-    let xdg = set("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let xdg = set(xdg).filter(|path| path.is_absolute());
     let home = set("HOME").filter(|path| path.is_absolute());
-    xdg.or(home.map(|home| home.join(".cache")))
+    xdg.or(home.map(|home| home.join(in_home)))
         .map(|base| base.join("husk"))
         .ok_or_else(|| {
-            Problem::new("there is no place for husk's cache: HOME is not set")
-                .hint("set HUSK_CACHE_DIR to a directory you may write")
+            Problem::new("there is no place for husk's files: HOME is not set")
+                .hint(format!("set {own} to a directory you may write"))
         })
 }
 

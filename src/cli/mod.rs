@@ -37,13 +37,16 @@ mod stats;
 mod stop;
 mod top;
 mod usage;
+mod volume;
 mod wait;
 
+use crate::share;
 use crate::vmm;
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Gives every service a virtual machine and a Linux kernel of its own, and makes that
@@ -64,7 +67,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Ps(ps::PsArgs),
     Logs(logs::LogsArgs),
     Attach(attach::AttachArgs),
@@ -79,12 +82,14 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Events(events::EventsArgs),
     Boot(boot::BootArgs),
+    Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Keep(run::KeepArgs),
     Vmm(VmmArgs),
+    Share(ShareArgs),
 }
 
 /// Runs a guest; how husk starts itself, not for people.
@@ -94,6 +99,21 @@ struct VmmArgs {
     /// The descriptor of the control socket.
     #[arg(long)]
     control: RawFd,
+}
+
+/// Serves a directory to a guest; how husk starts itself, not for people.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+struct ShareArgs {
+    /// The descriptor of the machine's stream.
+    #[arg(long)]
+    stream: RawFd,
+    #[arg(long)]
+    read_only: bool,
+    /// This process knows every id of the host's.
+    #[arg(long)]
+    all_ids: bool,
+    directory: PathBuf,
 }
 
 impl Verb {
@@ -114,11 +134,16 @@ impl Verb {
             Self::Inspect(args) => inspect::execute(&args, printer),
             Self::Events(args) => events::execute(&args, printer),
             Self::Boot(args) => boot::execute(&args, exec, printer),
+            Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),
             Self::Keep(args) => Ok(run::keep(&args)),
+            Self::Share(args) => {
+                let code = share::run(args.stream, &args.directory, args.read_only, args.all_ids);
+                Ok(ExitStatus::Code(code))
+            }
             Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
         }
     }

@@ -20,7 +20,7 @@ Exit codes: 0 done, 1 something you can mend, 2 something unexpected. `husk run`
 on the command's own code, and answers 125 when husk itself failed.";
 
 /// The order in which `husk --help` presents its verbs.
-const GROUPS: [(&str, &[&str]); 5] = [
+const GROUPS: [(&str, &[&str]); 6] = [
     ("Start a machine", &["run", "boot"]),
     (
         "Look at machines",
@@ -30,6 +30,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Work with a machine",
         &["exec", "cp", "attach", "wait", "stop", "kill", "rm"],
     ),
+    ("Images and disks", &["volume"]),
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),
 ];

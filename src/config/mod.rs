@@ -30,10 +30,13 @@ pub struct VmConfig {
     pub memory: u64,
     pub boot: Boot,
     pub drives: Vec<Drive>,
+    pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,
     /// What the guest's serial port and virtio console are connected to.
     pub console: Console,
     pub rng: bool,
+    /// Memory the guest frees goes back to the host.
+    pub balloon: bool,
     /// An interval timer, for kernels that know no other clock. It costs a thread of the host
     /// and milliseconds of a machine's end.
     pub pit: bool,
@@ -58,6 +61,22 @@ pub struct Boot {
 pub struct Drive {
     pub file: HostFile,
     pub read_only: bool,
+    /// Most bytes a second, reads and writes together.
+    pub bps: Option<u64>,
+    /// Most requests a second.
+    pub iops: Option<u64>,
+}
+
+/// A directory of the host, served by a process of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// For messages.
+    pub path: PathBuf,
+    /// What the guest mounts it by, at most 36 bytes.
+    pub tag: String,
+    /// The stream the server answers on.
+    pub fd: RawFd,
+    pub read_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +86,8 @@ pub struct Vsock {
     /// Connections of the guest to a port of the host, each joined once to an open
     /// stream socket.
     pub host_ports: Vec<HostPort>,
-    /// A listening Unix socket: its clients name a port of the guest and are joined to it.
+    /// A listening socket of the host: a client writes `CONNECT <port>` and is joined to
+    /// that port of the guest.
     pub listener: Option<RawFd>,
 }
 

@@ -4,9 +4,12 @@
 //! Virtio devices are built here and put behind a transport by the machine. The serial port
 //! and the reset port stand on the port I/O bus and are built by their own constructors.
 
+pub mod balloon;
 pub mod blk;
+pub mod bucket;
 pub mod console;
 pub mod console_log;
+pub mod fs;
 pub mod reset;
 pub mod rng;
 pub mod serial;
@@ -22,6 +25,7 @@ use console_log::ConsoleLog;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use vsock::Dialer;
 
@@ -31,6 +35,7 @@ pub enum Spec {
         file: File,
         read_only: bool,
         id: String,
+        limits: blk::Limits,
     },
     Console {
         input: Option<OwnedFd>,
@@ -39,6 +44,11 @@ pub enum Spec {
         size: (u16, u16),
     },
     Rng,
+    Balloon,
+    Fs {
+        stream: UnixStream,
+        tag: String,
+    },
     Vsock {
         cid: u32,
         ports: Vec<HostPort>,
@@ -53,6 +63,8 @@ impl Spec {
         match self {
             Self::Blk { .. } => "disk",
             Self::Console { .. } => "console",
+            Self::Fs { .. } => "shared directory",
+            Self::Balloon => "balloon",
             Self::Rng => "entropy device",
             Self::Vsock { .. } => "vsock device",
         }
@@ -70,6 +82,7 @@ pub enum Handle {
     None,
     Window(Arc<Window>),
     Dialer(Arc<Dialer>),
+    Balloon(Arc<balloon::Control>),
 }
 
 /// Builds a device. Errors are the host's: a file without a length, no descriptors left.
@@ -79,7 +92,11 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             file,
             read_only,
             id,
-        } => (Box::new(blk::Blk::new(file, read_only, &id)?), Handle::None),
+            limits,
+        } => {
+            let blk = blk::Blk::new(file, read_only, &id, limits, blk::Choice::Best)?;
+            (Box::new(blk), Handle::None)
+        }
         Spec::Console {
             input,
             output,
@@ -90,6 +107,11 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             (Box::new(console), Handle::Window(window))
         }
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
+        Spec::Balloon => {
+            let (balloon, control) = balloon::Balloon::new()?;
+            (Box::new(balloon), Handle::Balloon(control))
+        }
+        Spec::Fs { stream, tag } => (Box::new(fs::Fs::new(stream, &tag)?), Handle::None),
         Spec::Vsock {
             cid,
             ports,
@@ -108,7 +130,7 @@ mod tests {
     use crate::virtio::testing::{Driver, any_descriptor};
     use proptest::prelude::*;
 
-    fn specs() -> [Spec; 4] {
+    fn specs() -> [Spec; 6] {
         let file = tempfile::tempfile().expect("file");
         file.set_len(1 << 20).expect("a hole");
         [
@@ -116,6 +138,7 @@ mod tests {
                 file,
                 read_only: false,
                 id: "scratch".to_owned(),
+                limits: blk::Limits::default(),
             },
             Spec::Console {
                 input: None,
@@ -124,10 +147,15 @@ mod tests {
                 size: (80, 25),
             },
             Spec::Rng,
+            Spec::Balloon,
             Spec::Vsock {
                 cid: 3,
                 ports: Vec::new(),
                 listener: None,
+            },
+            Spec::Fs {
+                stream: UnixStream::pair().expect("a pair").0,
+                tag: "share".to_owned(),
             },
         ]
     }
@@ -158,7 +186,7 @@ mod tests {
             assert!(woken <= 1, "{name}");
             assert_eq!(driver.events.turn(20).expect("event loop"), 0, "{name}");
         }
-        assert_eq!(ids, [2, 3, 4, 19], "the numbers of section 5");
+        assert_eq!(ids, [2, 3, 4, 5, 19, 26], "the numbers of section 5");
     }
 
     #[test]

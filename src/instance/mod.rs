@@ -8,6 +8,7 @@ pub mod logs;
 mod place;
 pub mod record;
 pub mod session;
+pub mod share;
 mod spawn;
 
 pub use place::{Claim, Found, Place, PlaceError};

@@ -15,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -353,12 +354,27 @@ impl Claim {
 
     /// The socket through which the guest's vsock ports are reached.
     pub fn vsock(&self) -> io::Result<UnixListener> {
-        listen(&self.dir, VSOCK)
+        let listener = listen(&self.dir, VSOCK)?;
+        if let Some(path) = &self.record.vsock {
+            link(&self.dir.join(VSOCK), path)?;
+        }
+        Ok(listener)
+    }
+
+    /// The operator's own way to it goes when it goes.
+    fn unlink_vsock(&self) {
+        let Some(path) = &self.record.vsock else {
+            return;
+        };
+        if fs::read_link(path).is_ok_and(|target| target == self.dir.join(VSOCK)) {
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// Writes down how it ended, and takes everything else away; all, if nothing is kept.
     pub fn conclude(&self, ended: &Ended) -> Result<(), PlaceError> {
         journal::note(&self.place.path, "die", &self.record, Some(ended.code));
+        self.unlink_vsock();
         if self.record.remove {
             return self.forget();
         }
@@ -371,6 +387,7 @@ impl Claim {
 
     /// Takes all of it away, as if it had never been.
     pub fn forget(&self) -> Result<(), PlaceError> {
+        self.unlink_vsock();
         let _lock = self.place.lock()?;
         self.place
             .discard(&self.dir, &self.record.id)
@@ -386,6 +403,25 @@ fn short(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
     let folder = File::open(dir)?;
     let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
     Ok((folder, path.into()))
+}
+
+/// A second name of a socket, as a link: what a machine left that is gone is replaced.
+fn link(socket: &Path, path: &Path) -> io::Result<()> {
+    let linked = std::os::unix::fs::symlink(socket, path);
+    if linked.as_ref().err().map(io::Error::kind) != Some(io::ErrorKind::AlreadyExists) {
+        return linked;
+    }
+    let dead = UnixStream::connect(path).err().map(|error| error.kind());
+    let dead = matches!(
+        dead,
+        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    );
+    let kind = fs::symlink_metadata(path)?.file_type();
+    if !dead || !(kind.is_symlink() || kind.is_socket()) {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    fs::remove_file(path)?;
+    std::os::unix::fs::symlink(socket, path)
 }
 
 fn listen(dir: &Path, name: &str) -> io::Result<UnixListener> {

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Hex digits of an id.
@@ -42,6 +43,8 @@ pub struct Record {
     pub user: String,
     pub workdir: String,
     pub hostname: String,
+    /// Where the operator wants the guest's vsock ports to be reached as well.
+    pub vsock: Option<PathBuf>,
 }
 
 impl Record {

@@ -77,7 +77,7 @@ impl Spawned {
 /// Starts the machine `config` describes. Every descriptor it names must be open in this
 /// process, under that number, until this returns.
 pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
-    let program = this_program()?;
+    let program = program().map_err(SpawnError::Program)?;
     let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
     let number = theirs.as_fd().as_raw_fd();
     let arguments: Vec<CString> = ["husk", "vmm", "--control", &number.to_string()]
@@ -91,6 +91,7 @@ pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
         arguments: &arguments,
         keep: &keep,
         namespaces: config.jail,
+        all_ids: false,
     })
     .map_err(|error| {
         if config.jail {
@@ -116,7 +117,7 @@ pub fn spawn_owner(
     config: &VmConfig,
     further: &[RawFd],
 ) -> Result<OwnedFd, SpawnError> {
-    let program = this_program()?;
+    let program = program().map_err(SpawnError::Program)?;
     let mut keep = descriptors(config);
     keep.extend(further);
     let birth = Birth {
@@ -124,18 +125,16 @@ pub fn spawn_owner(
         arguments,
         keep: &keep,
         namespaces: false,
+        all_ids: false,
     };
     let child = namespaces::spawn(&birth).map_err(SpawnError::Process)?;
     Ok(child.pidfd)
 }
 
-fn this_program() -> Result<OwnedFd, SpawnError> {
-    open(
-        "/proc/self/exe",
-        OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| SpawnError::Program(errno.into()))
+/// This program, to be started again.
+pub(super) fn program() -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    Ok(open("/proc/self/exe", flags, Mode::empty())?)
 }
 
 /// Every descriptor of the configuration, and nothing else, is the machine's.
@@ -143,9 +142,10 @@ pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
     let mut list = vec![config.kvm, config.boot.kernel.fd];
     list.extend(config.boot.initrd.iter().map(|file| file.fd));
     list.extend(config.drives.iter().map(|drive| drive.file.fd));
+    list.extend(config.shares.iter().map(|share| share.fd));
     if let Some(vsock) = &config.vsock {
-        list.extend(vsock.host_ports.iter().map(|port| port.fd));
         list.extend(vsock.listener);
+        list.extend(vsock.host_ports.iter().map(|port| port.fd));
     }
     if let Console::Stdio { input, output, .. } = &config.console {
         list.extend(input);

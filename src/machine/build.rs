@@ -22,6 +22,7 @@ use crate::units::Variant;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +64,19 @@ pub struct Parts {
     pub kvm: OwnedFd,
     pub boot: boot::Files,
     pub drives: Vec<File>,
-    /// Streams the guest may connect to, by port of the host.
-    pub vsock: Vec<HostPort>,
-    pub vsock_listener: Option<OwnedFd>,
+    /// Streams to the servers of shared directories.
+    pub shares: Vec<UnixStream>,
+    pub vsock: VsockParts,
     pub console: Console,
+}
+
+/// What the guest's vsock is joined to.
+#[derive(Default)]
+pub struct VsockParts {
+    /// Streams the guest may connect to, by port of the host.
+    pub ports: Vec<HostPort>,
+    /// Where the host's programs ask for ports of the guest.
+    pub listener: Option<OwnedFd>,
 }
 
 /// Where the guest's consoles lead; neither set, they end in the log.
@@ -96,7 +106,7 @@ pub fn build(
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
-    wiring.add_virtio(config, parts.drives, parts.vsock, parts.vsock_listener)?;
+    wiring.add_virtio(config, parts.drives, parts.shares, parts.vsock)?;
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
@@ -133,6 +143,7 @@ pub fn build(
         }),
         variant: loaded.variant,
         sources: board.sources,
+        balloon: board.balloon,
         serial,
         log,
     })

@@ -8,11 +8,12 @@ mod outcome;
 mod vcpu;
 mod wiring;
 
-pub use build::{BuildError, Console, Parts, build};
+pub use build::{BuildError, Console, Parts, VsockParts, build};
 pub use marks::Marks;
 pub use outcome::Outcome;
 
 use crate::control::{End, RoundTrips};
+use crate::devices::balloon;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::serial::Serial;
 use crate::events::Source;
@@ -30,6 +31,7 @@ pub struct Machine {
     shared: Arc<vcpu::Shared>,
     variant: Variant,
     sources: Vec<Arc<dyn Source>>,
+    balloon: Option<Arc<balloon::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -39,6 +41,7 @@ pub struct Running {
     _vm: Vm,
     _threads: Vec<JoinHandle<()>>,
     shared: Arc<vcpu::Shared>,
+    balloon: Option<Arc<balloon::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -65,6 +68,7 @@ impl Machine {
             _vm: self.vm,
             _threads: threads,
             shared: self.shared,
+            balloon: self.balloon,
             serial: self.serial,
             log: self.log,
         })
@@ -86,6 +90,12 @@ impl Running {
     /// The guest is past its start and stays: its memory may be backed by huge pages.
     pub fn settle(&self) {
         memory::allow_huge(&self.shared.ram);
+    }
+
+    /// The machine's balloon: what the guest says of its memory, and how much of it it is to
+    /// do without.
+    pub fn balloon(&self) -> Option<&balloon::Control> {
+        self.balloon.as_deref()
     }
 
     /// The console's last lines.

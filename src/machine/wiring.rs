@@ -3,7 +3,7 @@
 //! in KVM, and a word on the kernel's command line. Runs on the `vmm` thread while the
 //! machine is built.
 
-use super::build::{BuildError, Console};
+use super::build::{BuildError, Console, VsockParts};
 use super::marks::Marks;
 use super::outcome::Outcome;
 use crate::arch::acpi::Slot;
@@ -11,11 +11,13 @@ use crate::arch::layout;
 use crate::bus::BusBuilder;
 use crate::config::{self, ConsoleKind, VmConfig};
 use crate::control::End;
+use crate::devices::balloon;
+use crate::devices::blk;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
 use crate::devices::sleep::Sleep;
-use crate::devices::{self, HostPort, Spec};
+use crate::devices::{self, Built, Handle, Spec};
 use crate::events::Source;
 use crate::irq::IrqLine;
 use crate::kvm::Vm;
@@ -24,6 +26,7 @@ use crate::virtio::transport::{self, Milestone, Mmio};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use vm_memory::GuestAddress;
 
@@ -36,6 +39,7 @@ pub struct Board {
     pub ports: BusBuilder,
     pub mmio: BusBuilder,
     pub sources: Vec<Arc<dyn Source>>,
+    pub balloon: Option<Arc<balloon::Control>>,
 }
 
 pub struct Wiring<'a> {
@@ -116,22 +120,37 @@ impl<'a> Wiring<'a> {
         &mut self,
         config: &VmConfig,
         drives: Vec<File>,
-        vsock: Vec<HostPort>,
-        listener: Option<OwnedFd>,
+        shares: Vec<UnixStream>,
+        vsock: VsockParts,
     ) -> Result<(), BuildError> {
         for (drive, file) in config.drives.iter().zip(drives) {
             self.add(Spec::Blk {
                 file,
                 read_only: drive.read_only,
                 id: drive.file.path.display().to_string(),
+                limits: blk::Limits {
+                    bytes: drive.bps,
+                    operations: drive.iops,
+                },
+            })?;
+        }
+        for (share, stream) in config.shares.iter().zip(shares) {
+            self.add(Spec::Fs {
+                stream,
+                tag: share.tag.clone(),
             })?;
         }
         if let Some(config::Vsock { cid, .. }) = config.vsock {
             self.add(Spec::Vsock {
                 cid,
-                ports: vsock,
-                listener,
+                ports: vsock.ports,
+                listener: vsock.listener,
             })?;
+        }
+        if config.balloon
+            && let Handle::Balloon(control) = self.add(Spec::Balloon)?
+        {
+            self.board.balloon = Some(control);
         }
         if config.rng {
             self.add(Spec::Rng)?;
@@ -139,9 +158,9 @@ impl<'a> Wiring<'a> {
         Ok(())
     }
 
-    fn add(&mut self, spec: Spec) -> Result<(), BuildError> {
+    fn add(&mut self, spec: Spec) -> Result<Handle, BuildError> {
         let name = spec.name();
-        let device = devices::build(spec).map_err(named(name))?.device;
+        let Built { device, handle } = devices::build(spec).map_err(named(name))?;
         let index = u8::try_from(self.slots.len()).map_err(|_| BuildError::Lines)?;
         let gsi = layout::FIRST_DEVICE_GSI
             .checked_add(index)
@@ -171,7 +190,7 @@ impl<'a> Wiring<'a> {
             .add(base..base + transport::SIZE, Arc::clone(&mmio) as _)?;
         self.board.sources.push(mmio);
         self.slots.push(slot);
-        Ok(())
+        Ok(handle)
     }
 }
 

@@ -4,10 +4,16 @@
 pub mod atomic;
 mod file;
 mod pages;
+mod pinned;
+mod transfer;
+mod uring;
 pub mod vectored;
 
 pub use file::place;
-pub use pages::{allow_huge, keep_small};
+pub use pages::{allow_huge, keep_small, release};
+pub use pinned::Pinned;
+pub use transfer::Transfer;
+pub use uring::Uring;
 
 use std::ops::Range;
 use vm_memory::GuestAddress;

@@ -23,6 +23,9 @@ pub struct Birth<'a> {
     pub keep: &'a [RawFd],
     /// User, mount, PID, network, IPC and UTS namespaces of its own.
     pub namespaces: bool,
+    /// Every id there is means the same in them; for root only, and for a process that is to
+    /// act on files of many owners. Else there is the caller's own, as root.
+    pub all_ids: bool,
 }
 
 /// A running child.
@@ -93,7 +96,7 @@ pub fn spawn(birth: &Birth) -> io::Result<Child> {
     drop(gate_read);
     let born = Child { pid, pidfd };
     if birth.namespaces
-        && let Err(error) = map_ids(pid)
+        && let Err(error) = map_ids(pid, birth.all_ids)
     {
         // Closing the gate unused ends the child; it is reaped so that nothing is left.
         drop(gate_write);
@@ -105,9 +108,22 @@ pub fn spawn(birth: &Birth) -> io::Result<Child> {
 }
 
 /// Gives the child's user namespace its identities; it waits for this.
-fn map_ids(pid: i32) -> io::Result<()> {
+fn map_ids(pid: i32, all: bool) -> io::Result<()> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let write = |name: &str, text: &str| std::fs::write(format!("/proc/{pid}/{name}"), text);
+    if all {
+        // All that this process's own namespace has; that may not be all there is.
+        for name in ["uid_map", "gid_map"] {
+            let known = std::fs::read_to_string(format!("/proc/self/{name}"))?;
+            let same = |line: &str| {
+                let mut words = line.split_whitespace();
+                let (inside, _, count) = (words.next()?, words.next()?, words.next()?);
+                Some(format!("{inside} {inside} {count}\n"))
+            };
+            write(name, &known.lines().filter_map(same).collect::<String>())?;
+        }
+        return Ok(());
+    }
     let map = |name: &str, own: u32| {
         let own = format!("0 {own} 1\n");
         // Root of a user namespace that has no `nobody` is refused the second line; then it

@@ -26,7 +26,7 @@ pub struct Kind {
 
 /// A virtio device behind any transport.
 ///
-/// `config` and `write_config` are called on vCPU threads, everything else on the event
+/// `config`, `write_config` and `quiesce` are called on vCPU threads, everything else on the event
 /// thread, never two at once. Between `deactivate` (or birth) and `activate` the device
 /// holds nothing of the guest and nothing of its own is watched. Host failures are the
 /// device's own affair: it answers the guest with its protocol's error, or goes quiet.
@@ -60,6 +60,11 @@ pub trait VirtioDevice: Send {
     ) -> Result<(), GuestFault> {
         Ok(())
     }
+
+    /// The driver resets the device, now: returns when nothing that was begun on the
+    /// guest's behalf touches its memory any more. On the vCPU thread, which may wait here
+    /// for the host; `deactivate` follows.
+    fn quiesce(&mut self) {}
 
     /// The driver reset the device, or lost it. The queues are gone already.
     fn deactivate(&mut self, _watch: &mut dyn Watch) {}
@@ -138,6 +143,8 @@ impl Interrupt {
 pub enum Verdict {
     /// Used, with so many bytes written: give it back to the driver.
     Done(u32),
+    /// Taken, and under way: the device gives it back itself, by `Io::give_back`.
+    Pending,
     /// Not now: leave it where it was. The device itself serves the queue again later.
     Stop,
 }
@@ -194,6 +201,20 @@ impl Io<'_> {
         outcome
     }
 
+    /// Gives chains back that were pending, each with the bytes written into it, and
+    /// interrupts the driver if it wants that.
+    pub fn give_back(&mut self, index: usize, chains: impl IntoIterator<Item = (u16, u32)>) {
+        let Some(queue) = self.queues.get_mut(index) else {
+            return;
+        };
+        for (head, written) in chains {
+            queue.put(self.memory, head, written);
+        }
+        if queue.needs_interrupt(self.memory) {
+            self.irq.used();
+        }
+    }
+
     /// Has a queue processed once more, after other devices had their turn.
     pub fn again(&self, index: usize) {
         let _ = self.notifiers.get(index).map(|notifier| notifier.write(1));
@@ -225,6 +246,7 @@ fn serve_one(
     };
     match verdict {
         Ok(Verdict::Done(written)) => queue.put(memory, head, written),
+        Ok(Verdict::Pending) => {}
         Ok(Verdict::Stop) => {
             queue.unpop();
             return Ok(Next::Stop);

@@ -38,6 +38,8 @@ pub struct Placement {
 pub struct Queue {
     ring: Option<Ring>,
     added: bool,
+    /// Bytes a chain may describe, where that is more than `MAX_CHAIN_BYTES`.
+    allowed: usize,
 }
 
 impl Queue {
@@ -66,8 +68,15 @@ impl Queue {
         *self = Self {
             ring: Some(ring),
             added: false,
+            allowed: 0,
         };
         Some(())
+    }
+
+    /// Lets chains describe more than `MAX_CHAIN_BYTES`, for a device that has little to do
+    /// for each byte. Until the queue is set up anew.
+    pub fn allow(&mut self, bytes: usize) {
+        self.allowed = bytes;
     }
 
     #[must_use]
@@ -93,7 +102,8 @@ impl Queue {
             // There is no way to give such a chain back, so the ring is of no more use.
             return Err((GuestFault::AvailIndex, None));
         }
-        Chain::walk(memory, ring.desc_table(), ring.size(), head)
+        let most = self.allowed.max(MAX_CHAIN_BYTES);
+        Chain::walk(memory, (ring.desc_table(), ring.size()), head, most)
             .map(Some)
             .map_err(|fault| (fault, Some(head)))
     }
@@ -153,7 +163,12 @@ pub struct Chain<'m> {
 }
 
 impl<'m> Chain<'m> {
-    fn walk(memory: &'m GuestRam, table: u64, size: u16, head: u16) -> Result<Self, GuestFault> {
+    fn walk(
+        memory: &'m GuestRam,
+        (table, size): (u64, u16),
+        head: u16,
+        most: usize,
+    ) -> Result<Self, GuestFault> {
         let mut chain = Self {
             head,
             readable: Buffers::default(),
@@ -175,7 +190,7 @@ impl<'m> Chain<'m> {
                 continue;
             }
             bytes = bytes.saturating_add(descriptor.len() as usize);
-            if bytes > MAX_CHAIN_BYTES {
+            if bytes > most {
                 return Err(GuestFault::ChainBytes);
             }
             chain.append(memory, &descriptor)?;

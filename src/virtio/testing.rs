@@ -128,6 +128,11 @@ impl Driver {
         self.mmio.write(0x100 + offset, &[value]);
     }
 
+    /// Writes a balloon's `actual`.
+    pub fn mmio_actual(&self, pages: u32) {
+        self.mmio.write(0x104, &pages.to_le_bytes());
+    }
+
     pub fn status(&self) -> u32 {
         self.read(0x70)
     }

@@ -11,7 +11,7 @@ use crate::control::{End, MAX_MESSAGE, Report};
 use crate::devices::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
-use crate::machine::{self, Console, Marks, Outcome, Parts};
+use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
 use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
 use crate::telemetry;
@@ -172,6 +172,13 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
         .iter()
         .map(|drive| file(&drive.file))
         .collect::<io::Result<_>>()?;
+    let shares = config
+        .shares
+        .iter()
+        .map(|share| inherited.take(share.fd).map(Into::into))
+        .collect::<io::Result<_>>()?;
+    let listener = config.vsock.as_ref().and_then(|vsock| vsock.listener);
+    let listener = listener.map(|fd| inherited.take(fd)).transpose()?;
     let vsock = config.vsock.iter().flat_map(|vsock| &vsock.host_ports);
     let vsock = vsock
         .map(|port| {
@@ -181,8 +188,6 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
             })
         })
         .collect::<io::Result<_>>()?;
-    let listener = config.vsock.as_ref().and_then(|vsock| vsock.listener);
-    let vsock_listener = listener.map(|fd| inherited.take(fd)).transpose()?;
     let console = match &config.console {
         config::Console::Quiet => Console::default(),
         config::Console::Stdio {
@@ -199,8 +204,11 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
         kvm: inherited.take(config.kvm)?,
         boot: boot::Files { kernel, initrd },
         drives,
-        vsock,
-        vsock_listener,
+        shares,
+        vsock: VsockParts {
+            ports: vsock,
+            listener,
+        },
         console,
     })
 }

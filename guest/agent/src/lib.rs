@@ -8,6 +8,7 @@ extern crate alloc;
 mod account;
 mod command;
 mod kernel_log;
+mod mounts;
 mod own;
 mod root;
 mod serve;
@@ -50,9 +51,7 @@ pub fn boot(arguments: &[CString]) -> ! {
     }
     // Whoever still runs must not write while the disks are made consistent.
     let _ = sys::kill(-1, 9);
-    if root::disk_is_dirty() {
-        sys::sync();
-    }
+    root::put_away();
     sys::reset()
 }
 

@@ -3,6 +3,7 @@
 //! the image's root when it is known. Runs in PID 1 only.
 
 use crate::command::failure;
+use crate::mounts;
 use crate::sys::{self, Errno, c_string};
 use alloc::format;
 use alloc::string::String;
@@ -98,13 +99,21 @@ pub fn prepare() -> Result<(), Failure> {
 ///
 /// Also with a root that is not to be written: mount points that the image lacks are made
 /// in memory, then the whole is made read-only.
-pub fn enter(root: &Root, hostname: &str) -> Result<(), Failure> {
+pub fn enter(root: &Root, hostname: &str, mounts: &[husk_protocol::Mount]) -> Result<(), Failure> {
     let device = c_string(root.device.as_bytes());
     let kind = c_string(root.filesystem.name().as_bytes());
     sys::mount(&device, IMAGE, &kind, MS_RDONLY, c"").map_err(|errno| {
         let what = format!("mounting {} as {}", root.device, root.filesystem.name());
         failure(Stage::Root, errno, what)
     })?;
+    if !root.upper.is_empty() {
+        // Over the one in memory; it ends with the machine, so nothing need be durable.
+        let disk = c_string(root.upper.as_bytes());
+        sys::mount(&disk, SCRATCH, c"ext4", 0, c"discard").map_err(|errno| {
+            let what = format!("mounting {} for what is written", root.upper);
+            failure(Stage::Root, errno, what)
+        })?;
+    }
     overlay().map_err(failed("laying the overlay over the image"))?;
     for (from, to) in [
         (c"/dev", c"/root/dev"),
@@ -121,6 +130,7 @@ pub fn enter(root: &Root, hostname: &str) -> Result<(), Failure> {
     if !hostname.is_empty() {
         name_host(hostname);
     }
+    mounts.iter().try_for_each(mounts::attach)?;
     if !root.writable {
         let flags = MS_REMOUNT | MS_BIND | MS_RDONLY;
         sys::mount(c"", c"/", c"", flags, c"").map_err(failed("making the root read-only"))?;
@@ -160,16 +170,22 @@ fn name_host(hostname: &str) {
     let _ = sys::write_file(c"/etc/hosts", hosts.as_bytes());
 }
 
-/// Whether a file system on a disk may hold writes that are not on the disk yet.
-pub fn disk_is_dirty() -> bool {
+/// Brings what was written to its disks, and unmounts them.
+pub fn put_away() {
     /// A guest with more mounts than this text lists is written back without looking.
     const MAX_MOUNTS: usize = 64 * 1024;
     match sys::read_file(c"/proc/self/mounts", MAX_MOUNTS) {
-        Ok(mounts) if mounts.len() < MAX_MOUNTS => writable_disk(&mounts),
-        _ => true,
+        Ok(mounts) if mounts.len() < MAX_MOUNTS => {
+            if writable_disk(&mounts) {
+                sys::sync();
+                mounts::detach(&mounts);
+            }
+        }
+        _ => sys::sync(),
     }
 }
 
+/// Whether a file system on a disk may hold writes that are not on the disk yet.
 fn writable_disk(mounts: &[u8]) -> bool {
     mounts.split(|&b| b == b'\n').any(|line| {
         let mut fields = line.split(|&b| b == b' ');

@@ -251,7 +251,9 @@ impl Session {
             }
         }
         match &start.root {
-            Some(root) if machine && self.main => root::enter(root, &start.hostname)?,
+            Some(root) if machine && self.main => {
+                root::enter(root, &start.hostname, &start.mounts)?;
+            }
             Some(_) => {
                 let message = "a root file system needs a machine of its own".into();
                 return Err(failure(Stage::Root, Errno(0), message));

@@ -4,6 +4,7 @@
 //! machine is exit code 1 with the reason on standard error.
 
 mod bench;
+mod disk;
 mod events;
 mod load;
 mod mappings;
@@ -29,6 +30,8 @@ const USAGE: &str = "questions:
   epoll                            readiness of files of every kind
   uring ROUNDS                     io_uring
   bench MILLISECONDS [ROW]...      what the kernel's work costs, a JSON object a row
+  disk PATH MIB MILLISECONDS [cached]
+                                   how fast a disk is; what was on it is lost
   http ADDRESS PATH CLIENTS SECONDS [keep]
                                    requests to a web server, as many as it answers";
 
@@ -62,6 +65,10 @@ fn answer(words: &[&str]) -> Result<(), String> {
         ["epoll"] => events::epoll(),
         ["uring", rounds] => events::uring(number(rounds)?),
         ["bench", milliseconds, ref rows @ ..] => bench::measure(number(milliseconds)?, rows),
+        ["disk", path, mib, milliseconds, ref cached @ ..] if matches!(cached, [] | ["cached"]) => {
+            let (mib, milliseconds) = (number(mib)?, number(milliseconds)?);
+            disk::measure(path, mib, milliseconds, !cached.is_empty())
+        }
         ["http", address, path, clients, seconds, ref keep @ ..]
             if matches!(keep, [] | ["keep"]) =>
         {

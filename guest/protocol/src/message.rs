@@ -7,6 +7,10 @@ use alloc::vec::Vec;
 
 /// One message of either direction; the arrow says which side sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one Start in a session, and a box costs the agent more"
+)]
 pub enum Message<'a> {
     /// agent → host, first: the agent is up and can take a `Start`.
     Hello(Hello),
@@ -80,6 +84,31 @@ pub struct Start {
     pub kernel_log: bool,
     /// Nanoseconds since 1970; zero leaves the clock as it is.
     pub wall_clock: u64,
+    /// What is mounted in the root, in this order.
+    pub mounts: Vec<Mount>,
+}
+
+/// A file system besides the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub kind: MountKind,
+    /// A disk's device (`/dev/vdb`), a share's tag, or nothing.
+    pub source: String,
+    /// Absolute; made if absent.
+    pub target: Vec<u8>,
+    pub read_only: bool,
+    /// Most bytes of a file system in memory; zero is half the memory.
+    pub size: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MountKind {
+    /// ext4 on a disk of its own, kept after the machine's end.
+    Volume,
+    /// virtio-fs: a directory of the host.
+    Share,
+    /// In memory.
+    Tmpfs,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +132,8 @@ pub struct Root {
     pub filesystem: Filesystem,
     /// Whether writes go to memory, or are refused.
     pub writable: bool,
+    /// `/dev/vdb`, an ext4 file system that takes the writes instead of memory; or nothing.
+    pub upper: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,10 +321,18 @@ impl Start {
             w.bytes(root.device.as_bytes());
             w.u8(root.filesystem as u8);
             w.bool(root.writable);
+            w.bytes(root.upper.as_bytes());
         });
         w.bool(self.own);
         w.bool(self.kernel_log);
         w.u64(self.wall_clock);
+        w.list(&self.mounts, |w, mount| {
+            w.u8(mount.kind as u8);
+            w.bytes(mount.source.as_bytes());
+            w.bytes(&mount.target);
+            w.bool(mount.read_only);
+            w.u64(mount.size);
+        });
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -315,11 +354,21 @@ impl Start {
                     device: r.string()?,
                     filesystem: Filesystem::read(r)?,
                     writable: r.bool()?,
+                    upper: r.string()?,
                 })
             })?,
             own: r.bool()?,
             kernel_log: r.bool()?,
             wall_clock: r.u64()?,
+            mounts: r.list(|r| {
+                Ok(Mount {
+                    kind: one_of(&MountKind::ALL, r)?,
+                    source: r.string()?,
+                    target: r.text()?,
+                    read_only: r.bool()?,
+                    size: r.u64()?,
+                })
+            })?,
         })
     }
 }
@@ -351,6 +400,10 @@ impl Stream {
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         one_of(&Self::ALL, r)
     }
+}
+
+impl MountKind {
+    pub const ALL: [Self; 3] = [Self::Volume, Self::Share, Self::Tmpfs];
 }
 
 impl Filesystem {

@@ -20,13 +20,27 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 
 fn root() -> impl Strategy<Value = Root> {
     let kinds = vec![Filesystem::Erofs, Filesystem::Ext4, Filesystem::Squashfs];
-    (any::<String>(), prop::sample::select(kinds), any::<bool>()).prop_map(
-        |(device, filesystem, writable)| Root {
+    let (device, upper) = (any::<String>(), any::<String>());
+    (device, prop::sample::select(kinds), any::<bool>(), upper).prop_map(
+        |(device, filesystem, writable, upper)| Root {
             device,
             filesystem,
             writable,
+            upper,
         },
     )
+}
+
+fn mount() -> impl Strategy<Value = Mount> {
+    let kinds = prop::sample::select(MountKind::ALL.to_vec());
+    let rest = (any::<String>(), text(), any::<bool>(), any::<u64>());
+    (kinds, rest).prop_map(|(kind, (source, target, read_only, size))| Mount {
+        kind,
+        source,
+        target,
+        read_only,
+        size,
+    })
 }
 
 fn terminal() -> impl Strategy<Value = Terminal> {
@@ -47,6 +61,7 @@ fn start() -> impl Strategy<Value = Start> {
             any::<bool>(),
             any::<u64>(),
             any::<bool>(),
+            vec(mount(), 0..5),
         ),
     )
         .prop_map(|((argv, env, user, cwd), b, c)| Start {
@@ -61,6 +76,7 @@ fn start() -> impl Strategy<Value = Start> {
             own: c.3,
             kernel_log: c.1,
             wall_clock: c.2,
+            mounts: c.4,
         })
 }
 

@@ -69,6 +69,8 @@ fn configure(
         drives.push(Drive {
             file: opened.file("disk", path, !read_only)?,
             read_only: *read_only,
+            bps: None,
+            iops: None,
         });
     }
     let stdin = io::stdin();
@@ -99,9 +101,11 @@ fn configure(
             cmdline: request.cmdline.clone(),
         },
         drives,
+        shares: Vec::new(),
         vsock: None,
         console,
         rng: true,
+        balloon: false,
         pit: true,
         jail: request.jail,
         kvm,

@@ -6,6 +6,7 @@ mod owner;
 mod parts;
 mod request;
 mod session;
+pub mod storage;
 
 use super::host::Memory;
 use super::output::{ExitStatus, Failure, Printer};
@@ -24,12 +25,19 @@ pub use request::{RunRequest, kernel_file, user, variable, workdir};
 ///
 /// Boots a Linux kernel in a fresh virtual machine, mounts IMAGE as its root and runs CMD
 /// there, or what the image says to run. Standard output and error arrive byte for byte.
-/// The guest never changes IMAGE: what it writes is gone when the machine ends.
+/// The guest never changes IMAGE: what it writes is gone when the machine ends, except on
+/// what `-v` mounts.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     #[command(flatten)]
     shape: ShapeArgs,
+    #[command(flatten)]
+    storage: storage::StorageArgs,
+    /// Let programs of the host reach the guest's vsock ports through a Unix socket at PATH:
+    /// they write `CONNECT <port>` in a line of its own
+    #[arg(long, value_name = "PATH")]
+    vsock: Option<PathBuf>,
     /// Set a variable of the command's environment; NAME alone hands on the host's value
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,

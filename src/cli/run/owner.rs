@@ -78,7 +78,10 @@ pub fn start(
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
     instance::journal::note(place.path(), "create", &claim.record, None);
-    let listener = claim.vsock().context("cannot listen for the guest's ports");
+    let listener = claim.vsock().with_context(|| match &claim.record.vsock {
+        Some(path) => format!("cannot listen at {}", path.display()),
+        None => "cannot listen for the guest's ports".to_owned(),
+    });
     let started = listener.and_then(|listener| {
         if let Some(vsock) = &mut config.vsock {
             vsock.listener = Some(opened.keep(listener.into()));

@@ -4,6 +4,7 @@
 
 use super::RunRequest;
 use super::session::window_size;
+use super::storage;
 use crate::cli::host::cache_dir;
 use crate::cli::kernel;
 use crate::cli::launch::Opened;
@@ -63,7 +64,22 @@ pub fn gather(
         path: "the agent's initramfs".into(),
         fd: opened.keep(agent_initramfs()?.into()),
     };
-    let start = start(request, root.kind)?;
+    let equipment = storage::open(&request.storage, 1, &mut opened)?;
+    let mut start = start(request, root.kind)?;
+    if let Some(root) = &mut start.root {
+        root.upper = equipment.upper;
+    }
+    start.mounts = equipment.mounts;
+    let mut drives = vec![Drive {
+        file: HostFile {
+            path: root.path,
+            fd: opened.keep(root.file.into()),
+        },
+        read_only: true,
+        bps: request.storage.bps,
+        iops: request.storage.iops,
+    }];
+    drives.extend(equipment.drives);
     let config = VmConfig {
         name: request.image.clone(),
         cpus: request.shape.cpus,
@@ -74,13 +90,8 @@ pub fn gather(
             initrd: Some(initrd),
             cmdline: CMDLINE.to_owned(),
         },
-        drives: vec![Drive {
-            file: HostFile {
-                path: root.path,
-                fd: opened.keep(root.file.into()),
-            },
-            read_only: true,
-        }],
+        drives,
+        shares: equipment.shares,
         vsock: Some(Vsock {
             cid: GUEST_CID,
             host_ports: vec![HostPort {
@@ -91,6 +102,7 @@ pub fn gather(
         }),
         console: Console::Quiet,
         rng: true,
+        balloon: true,
         pit: false,
         jail: request.jail,
         kvm,
@@ -203,10 +215,12 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
                 FsKind::Squashfs => Filesystem::Squashfs,
             },
             writable: !request.read_only,
+            upper: String::new(),
         }),
         own: false,
         kernel_log: request.trace.is_some(),
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+        mounts: Vec::new(),
     })
 }
 
@@ -240,8 +254,14 @@ pub fn record(request: &RunRequest, config: &VmConfig, start: &Start) -> Record 
         user: start.user.clone(),
         workdir: text(&start.cwd),
         hostname: start.hostname.clone(),
+        vsock: request.vsock.as_ref().map(|path| absolute(path)),
         ..Record::default()
     }
+}
+
+/// Whoever keeps the machine later may have another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A line of the kernel's log as a name in the trace.

@@ -4,6 +4,7 @@
 //! Pure but for one look at whether the kernel's file is there.
 
 use super::RunArgs;
+use super::storage::Storage;
 use crate::cli::host::Memory;
 use crate::cli::output::Problem;
 use crate::cli::ring::GuestRing;
@@ -34,6 +35,9 @@ pub struct RunRequest {
     /// Empty: what the image says.
     pub command: Vec<OsString>,
     pub shape: Shape,
+    pub storage: Storage,
+    /// Where the host reaches the guest's vsock ports.
+    pub vsock: Option<PathBuf>,
     /// In the order given; of two with one name the later counts.
     pub env: Vec<(OsString, OsString)>,
     pub workdir: Option<String>,
@@ -68,6 +72,7 @@ impl RunRequest {
     ) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let shape = Shape::check(&args.shape, host, &mut problems);
+        let storage = Storage::check(&args.storage, args.read_only, &mut problems);
         let mut note = |result: Result<(), Problem>| problems.extend(result.err());
         note(image(&args.image));
         note(args.kernel.as_deref().map_or(Ok(()), kernel_file));
@@ -96,6 +101,8 @@ impl RunRequest {
                 image: args.image.clone(),
                 command: args.command.clone(),
                 shape,
+                storage,
+                vsock: args.vsock.clone(),
                 env,
                 workdir: args.workdir.clone(),
                 user: args.user.clone(),

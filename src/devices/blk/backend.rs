@@ -1,56 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The file under a disk. Moves bytes between it and guest buffers, all or an error.
+//! What carries a disk's requests out: io_uring where the host allows it, a thread where not.
 //!
-//! Event thread. The caller has checked the range against `len`.
+//! Event thread; a backend waits in `drain` only. The caller has checked every range
+//! against the disk's length, and its right to write.
 
-use crate::memory::vectored;
-use crate::virtio::queue::Buffers;
+use super::worker::Worker;
+use crate::memory::{Transfer, Uring};
 use std::fs::File;
-use std::io::{self, Seek as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
-use vm_memory::VolatileSlice;
+use std::io;
+use std::os::fd::RawFd;
 
-pub struct Backend {
-    file: File,
-    len: u64,
+/// Requests a backend works on at a time, which is also what one guest can make the host
+/// remember: as many as the queue has entries.
+pub const DEPTH: u16 = 128;
+
+/// The file under a disk.
+///
+/// Transfers end in any order, each exactly once. A flush is a barrier: it covers all that
+/// was submitted before it, and what comes after waits for it.
+pub trait Backend: Send {
+    /// Takes a transfer in, or gives it back while there are `DEPTH` of them.
+    fn submit(&mut self, tag: u32, work: Transfer) -> Result<(), Transfer>;
+    /// Whatever was submitted is to begin now.
+    fn kick(&mut self);
+    /// Passes on what has ended: tag, bytes left undone, and how it went.
+    fn completions(&mut self, done: &mut dyn FnMut(u32, usize, io::Result<()>));
+    /// Readable when something has ended.
+    fn fd(&self) -> RawFd;
+    /// Waits until nothing is under way, so that nobody touches guest memory any more, and
+    /// forgets how it went.
+    fn drain(&mut self);
 }
 
-type Call = fn(BorrowedFd<'_>, &[VolatileSlice<'_>], i64) -> io::Result<usize>;
+/// Which backend a disk gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The ring where it is allowed.
+    Best,
+    Thread,
+}
 
-impl Backend {
-    pub fn new(mut file: File) -> io::Result<Self> {
-        // Not `metadata`: a block device has its length here only.
-        let len = file.seek(io::SeekFrom::End(0))?;
-        Ok(Self { file, len })
+pub fn open(file: File, choice: Choice) -> io::Result<Box<dyn Backend>> {
+    if choice == Choice::Best
+        && let Ok(ring) = Uring::new(&file, DEPTH)
+    {
+        return Ok(Box::new(ring));
+    }
+    Ok(Box::new(Worker::start(file)?))
+}
+
+impl Backend for Uring {
+    fn submit(&mut self, tag: u32, work: Transfer) -> Result<(), Transfer> {
+        Self::submit(self, tag, work)
     }
 
-    pub fn len(&self) -> u64 {
-        self.len
+    fn kick(&mut self) {
+        Self::kick(self);
     }
 
-    pub fn read(&self, data: &mut Buffers<'_>, offset: u64) -> io::Result<()> {
-        self.all(data, offset, vectored::read_at)
+    fn completions(&mut self, done: &mut dyn FnMut(u32, usize, io::Result<()>)) {
+        self.reap(done);
     }
 
-    pub fn write(&self, data: &mut Buffers<'_>, offset: u64) -> io::Result<()> {
-        self.all(data, offset, vectored::write_at)
+    fn fd(&self) -> RawFd {
+        Self::fd(self)
     }
 
-    pub fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn all(&self, data: &mut Buffers<'_>, mut offset: u64, call: Call) -> io::Result<()> {
-        while !data.is_empty() {
-            let at = i64::try_from(offset).map_err(io::Error::other)?;
-            let count = call(self.file.as_fd(), data.slices(), at)?;
-            if count == 0 {
-                // Someone shortened the file under us.
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            data.advance(count).map_err(io::Error::other)?;
-            offset += count as u64;
-        }
-        Ok(())
+    fn drain(&mut self) {
+        Self::drain(self);
     }
 }

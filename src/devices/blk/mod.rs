@@ -1,75 +1,106 @@
 // SPDX-License-Identifier: Apache-2.0
 //! virtio-blk, section 5.2: a disk that is a file of the host.
 //!
-//! Event thread, which waits for the file's reads and writes. The guest reaches no byte
+//! Event thread, which never waits for the file: a `Backend` does. The guest reaches no byte
 //! outside the file, and none for writing if the disk is read-only, whatever it negotiated.
+//! Whatever happens to the file is an error the guest is told, and never the end of it.
 
 mod backend;
+mod request;
 #[cfg(test)]
 mod tests;
+mod worker;
 
+pub use backend::Choice;
+
+use super::bucket::TokenBucket;
+use crate::events::{EventSet, Interest, Token};
+use crate::memory::{GuestRam, Pinned, Transfer};
 use crate::telemetry;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
-use crate::virtio::queue::{Buffers, Chain};
-use backend::Backend;
+use crate::virtio::queue::Chain;
+use backend::{Backend, DEPTH};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use request::{Asks, MAX_HOLE, Request, Rules, S_IOERR, S_OK, S_UNSUPP, SECTOR};
+use request::{SEGMENT_BYTES, SEGMENTS};
 use std::fs::File;
-use std::io;
-
-const SECTOR: u64 = 512;
-/// Data segments of a request; with header and status it just fits into the queue.
-const SEGMENTS: u32 = 126;
-/// Bytes of a data segment. With `SEGMENTS` this bounds a request, and so the time a guest
-/// can keep the event thread in one system call, to just under 8 MiB.
-const SEGMENT_BYTES: u32 = 64 << 10;
-const MAX_REQUEST: usize = SEGMENTS as usize * SEGMENT_BYTES as usize;
+use std::io::{self, Seek as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::{Duration, Instant};
 
 const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;
 const F_BLK_SIZE: u64 = 1 << 6;
 const F_FLUSH: u64 = 1 << 9;
-
-const T_IN: u32 = 0;
-const T_OUT: u32 = 1;
-const T_FLUSH: u32 = 4;
-const T_GET_ID: u32 = 8;
-
-const S_OK: u8 = 0;
-const S_IOERR: u8 = 1;
-const S_UNSUPP: u8 = 2;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
 
 const ID_BYTES: usize = 20;
 
+/// Tokens of what is watched.
+const ENDED: Token = 0;
+const TIMER: Token = 1;
+
+/// How much a guest may ask of a disk in a second; none is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub bytes: Option<u64>,
+    pub operations: Option<u64>,
+}
+
+/// A request the backend works on.
+struct Pending {
+    head: u16,
+    status: Pinned,
+    room: usize,
+    /// Of a driver that knows no flush: a write that is to be made durable.
+    then_flush: bool,
+    /// A discard: a host that cannot do it has done no harm.
+    advice: bool,
+}
+
 /// A disk.
 pub struct Blk {
-    backend: Backend,
-    read_only: bool,
+    backend: Box<dyn Backend>,
+    rules: Rules,
     /// The driver knows no flush, so every write must be durable (section 5.2.6.2).
     write_through: bool,
     id: [u8; ID_BYTES],
-    space: [u8; 24],
+    space: [u8; 60],
+    /// The guest's memory, while there is a driver.
+    ram: Option<GuestRam>,
+    /// A place is the tag of its transfer.
+    pending: Vec<Option<Pending>>,
+    free: Vec<u32>,
+    /// The queue is to be served again when a place is free.
+    stalled: bool,
+    limits: Vec<Limit>,
+    timer: Option<TimerFd>,
 }
 
-/// Why a request failed, as the guest may know it.
-enum Failure {
-    Io,
-    Unsupported,
-}
-
-impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Self {
-        Self::Io
-    }
+struct Limit {
+    bucket: TokenBucket,
+    /// Else operations.
+    bytes: bool,
 }
 
 impl Blk {
     /// `file` is open for reading, and for writing unless `read_only`; `id` is what the guest
     /// sees as the serial number, its first 20 bytes. A last part of the file that fills no
     /// sector is not on the disk.
-    pub fn new(file: File, read_only: bool, id: &str) -> io::Result<Self> {
-        let backend = Backend::new(file)?;
-        let stray = backend.len() % SECTOR;
+    pub fn new(
+        mut file: File,
+        read_only: bool,
+        id: &str,
+        limits: Limits,
+        choice: Choice,
+    ) -> io::Result<Self> {
+        // Not `metadata`: a block device has its length here only.
+        let length = file.seek(io::SeekFrom::End(0))?;
+        let stray = length % SECTOR;
         if stray != 0 {
             telemetry::line(&format!(
                 "disk {id}: the last {stray} bytes fill no 512-byte sector and stay hidden"
@@ -79,79 +110,193 @@ impl Blk {
         for (to, from) in name.iter_mut().zip(id.bytes()) {
             *to = from;
         }
-        let mut space = [0; 24];
-        space[..8].copy_from_slice(&(backend.len() / SECTOR).to_le_bytes());
-        space[8..12].copy_from_slice(&SEGMENT_BYTES.to_le_bytes());
-        space[12..16].copy_from_slice(&SEGMENTS.to_le_bytes());
-        space[20..24].copy_from_slice(&512u32.to_le_bytes());
+        let features = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH;
+        let features = match read_only {
+            true => features | F_RO,
+            false => features | F_DISCARD | F_WRITE_ZEROES,
+        };
+        let now = Instant::now();
+        let limit = |rate: u64, bytes| Limit {
+            bucket: TokenBucket::new(rate, now),
+            bytes,
+        };
+        let bytes = limits.bytes.map(|rate| limit(rate, true));
+        let operations = limits.operations.map(|rate| limit(rate, false));
+        let limits: Vec<Limit> = bytes.into_iter().chain(operations).collect();
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let timer = match limits.is_empty() {
+            true => None,
+            false => Some(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?),
+        };
         Ok(Self {
-            backend,
-            read_only,
+            backend: backend::open(file, choice)?,
+            rules: Rules {
+                length,
+                read_only,
+                features,
+            },
             write_through: true,
             id: name,
-            space,
+            space: space(length),
+            ram: None,
+            pending: (0..DEPTH).map(|_| None).collect(),
+            free: (0..u32::from(DEPTH)).rev().collect(),
+            stalled: false,
+            limits,
+            timer,
         })
     }
 
-    fn request(&self, chain: &mut Chain<'_>) -> Result<Verdict, GuestFault> {
-        let mut header = [0; 16];
-        chain.readable.read(&mut header)?;
-        let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
-        let kind = u32::from_le_bytes([t0, t1, t2, t3]);
-        let sector = u64::from_le_bytes(sector);
-
-        // The status is the last byte the driver lets us write.
-        let data_length = chain.writable.len().checked_sub(1);
-        let mut data = chain
-            .writable
-            .split(data_length.ok_or(GuestFault::TooShort)?)?;
-        let room = data.len();
-        let result = match kind {
-            T_IN => self.transfer(sector, &mut data, Backend::read),
-            T_OUT => self.write(sector, &mut chain.readable),
-            T_FLUSH => self.backend.flush().map_err(Failure::from),
-            T_GET_ID => data.write(&self.id[..room.min(ID_BYTES)]).or(Ok(())),
-            _ => Err(Failure::Unsupported),
+    fn request(&mut self, chain: &mut Chain<'_>) -> Result<Verdict, GuestFault> {
+        let Some(ram) = &self.ram else {
+            return Ok(Verdict::Stop);
         };
-        let status = match result {
-            Ok(()) => S_OK,
-            Err(Failure::Io) => S_IOERR,
-            Err(Failure::Unsupported) => S_UNSUPP,
+        let Some(&tag) = self.free.last() else {
+            self.stalled = true;
+            return Ok(Verdict::Stop);
         };
-        let written = room - data.len() + 1;
-        chain.writable.write(&[status])?;
-        Ok(Verdict::Done(u32::try_from(written).unwrap_or(0)))
+        let bytes = chain.readable.len() + chain.writable.len();
+        if !admit(&mut self.limits, self.timer.as_ref(), bytes) {
+            return Ok(Verdict::Stop);
+        }
+        let Request {
+            mut status,
+            room,
+            asks,
+        } = self.rules.read(chain, ram)?;
+        let (code, written) = match asks {
+            Asks::For(work) => {
+                let pending = Pending {
+                    head: chain.head,
+                    status,
+                    room: if work_reads(&work) { room } else { 0 },
+                    then_flush: self.write_through && !work_reads(&work),
+                    advice: matches!(work, Transfer::Discard { .. }),
+                };
+                if self.backend.submit(tag, work).is_err() {
+                    self.stalled = true;
+                    return Ok(Verdict::Stop);
+                }
+                self.free.pop();
+                self.pending[tag as usize] = Some(pending);
+                return Ok(Verdict::Pending);
+            }
+            Asks::Id(mut data) => (S_OK, data.store(&self.id)),
+            Asks::Nothing(code) => (code, 0),
+        };
+        status.store(&[code]);
+        Ok(Verdict::Done(u32::try_from(written + 1).unwrap_or(0)))
     }
 
-    fn write(&self, sector: u64, data: &mut Buffers<'_>) -> Result<(), Failure> {
-        if self.read_only {
-            return Err(Failure::Io);
+    /// Answers what the backend is done with.
+    fn answer(&mut self, io: &mut Io<'_>) {
+        let (mut again, mut done) = (Vec::new(), Vec::new());
+        let (pending, free) = (&mut self.pending, &mut self.free);
+        self.backend.completions(&mut |tag, left, result| {
+            let Some(place) = pending.get_mut(tag as usize) else {
+                return;
+            };
+            let Some(mut request) = place.take() else {
+                return;
+            };
+            if result.is_ok() && std::mem::take(&mut request.then_flush) {
+                *place = Some(request);
+                again.push(tag);
+                return;
+            }
+            let code = match result {
+                Ok(()) => S_OK,
+                Err(error) => judge(&error, request.advice),
+            };
+            request.status.store(&[code]);
+            let written = request.room.saturating_sub(left) + 1;
+            done.push((request.head, u32::try_from(written).unwrap_or(0)));
+            free.push(tag);
+        });
+        for tag in again {
+            // There is room: the write whose place this is has just ended.
+            if self.backend.submit(tag, Transfer::Flush).is_err() {
+                debug_assert!(false, "a place of the backend for each of ours");
+            }
         }
-        self.transfer(sector, data, Backend::write)?;
-        if self.write_through {
-            self.backend.flush()?;
-        }
-        Ok(())
+        self.backend.kick();
+        io.give_back(0, done);
     }
 
-    fn transfer(
-        &self,
-        sector: u64,
-        data: &mut Buffers<'_>,
-        act: fn(&Backend, &mut Buffers<'_>, u64) -> io::Result<()>,
-    ) -> Result<(), Failure> {
-        let length = data.len();
-        if length > MAX_REQUEST || !(length as u64).is_multiple_of(SECTOR) {
-            return Err(Failure::Io);
-        }
-        let start = sector.checked_mul(SECTOR).ok_or(Failure::Io)?;
-        let end = start.checked_add(length as u64).ok_or(Failure::Io)?;
-        // A tail that fills no sector is out of reach: `end` is a multiple of the sector.
-        if end > self.backend.len() {
-            return Err(Failure::Io);
-        }
-        Ok(act(&self.backend, data, start)?)
+    fn forget(&mut self) {
+        self.backend.drain();
+        self.pending.fill_with(|| None);
+        self.free = (0..u32::from(DEPTH)).rev().collect();
+        self.stalled = false;
     }
+
+    fn interests(&self) -> impl Iterator<Item = Interest> + use<> {
+        let interest = |fd, token| Interest {
+            fd,
+            token,
+            events: EventSet::IN,
+        };
+        let timer = self.timer.as_ref().map(|timer| timer.as_fd().as_raw_fd());
+        let ended = interest(self.backend.fd(), ENDED);
+        std::iter::once(ended).chain(timer.map(|fd| interest(fd, TIMER)))
+    }
+}
+
+fn work_reads(work: &Transfer) -> bool {
+    matches!(work, Transfer::Read { .. } | Transfer::Flush)
+}
+
+/// The error as the guest may know it. What a host's file system cannot do at all, the
+/// guest's does by other means.
+fn judge(error: &io::Error, advice: bool) -> u8 {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) if advice => S_OK,
+        Some(libc::EOPNOTSUPP) => S_UNSUPP,
+        _ => S_IOERR,
+    }
+}
+
+/// Whether a request may begin; if not, the timer says when to ask again.
+fn admit(limits: &mut [Limit], timer: Option<&TimerFd>, bytes: usize) -> bool {
+    let Some(timer) = timer else { return true };
+    let now = Instant::now();
+    let waits = limits.iter_mut().filter_map(|limit| limit.bucket.wait(now));
+    if let Some(wait) = waits.max() {
+        return !set(timer, wait);
+    }
+    for limit in limits {
+        limit
+            .bucket
+            .spend(if limit.bytes { bytes as u64 } else { 1 });
+    }
+    true
+}
+
+/// False if the timer cannot be set: then nobody is held up who could not be woken again.
+fn set(timer: &TimerFd, wait: Duration) -> bool {
+    let once = Expiration::OneShot(TimeSpec::from_duration(wait));
+    timer.set(once, TimerSetTimeFlags::empty()).is_ok()
+}
+
+/// Configuration space, section 5.2.4.
+fn space(length: u64) -> [u8; 60] {
+    let mut space = [0; 60];
+    space[..8].copy_from_slice(&(length / SECTOR).to_le_bytes());
+    let mut word = |at: usize, value: u32| {
+        space[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    };
+    word(8, SEGMENT_BYTES);
+    word(12, SEGMENTS);
+    word(20, 512);
+    // Discard: sectors and segments of a request, alignment in sectors.
+    word(36, MAX_HOLE);
+    word(40, 1);
+    word(44, 8);
+    // Zeroes: sectors and segments of a request; they may give the room back.
+    word(48, MAX_HOLE);
+    word(52, 1);
+    space[56] = 1;
+    space
 }
 
 impl VirtioDevice for Blk {
@@ -163,23 +308,66 @@ impl VirtioDevice for Blk {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[128]
+        &[DEPTH]
     }
 
     fn features(&self) -> u64 {
-        let read_only = if self.read_only { F_RO } else { 0 };
-        F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | read_only
+        self.rules.features
     }
 
     fn config(&self, offset: u64, data: &mut [u8]) {
         read_config(&self.space, offset, data);
     }
 
-    fn activate(&mut self, features: u64, _io: &mut Io<'_>) {
+    fn activate(&mut self, features: u64, io: &mut Io<'_>) {
         self.write_through = features & F_FLUSH == 0;
+        self.ram = Some(io.memory.clone());
+        for interest in self.interests() {
+            // A disk whose end cannot be heard of is a disk that never answers.
+            if io.watch.add(interest).is_err() {
+                telemetry::line("a disk cannot be watched, and will not answer");
+            }
+        }
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
-        io.serve(index, |chain| self.request(chain))
+        let served = io.serve(index, |chain| self.request(chain));
+        self.backend.kick();
+        served
+    }
+
+    fn process_source(
+        &mut self,
+        token: Token,
+        _events: EventSet,
+        io: &mut Io<'_>,
+    ) -> Result<(), GuestFault> {
+        match (token, &self.timer) {
+            (ENDED, _) => {
+                self.answer(io);
+                match std::mem::take(&mut self.stalled) {
+                    true => self.process_queue(0, io),
+                    false => Ok(()),
+                }
+            }
+            (TIMER, Some(timer)) => {
+                // It has expired, so this does not wait.
+                let _ = timer.wait();
+                self.process_queue(0, io)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn quiesce(&mut self) {
+        self.forget();
+    }
+
+    fn deactivate(&mut self, watch: &mut dyn crate::events::Watch) {
+        self.forget();
+        self.ram = None;
+        for interest in self.interests() {
+            let _ = watch.remove(interest);
+        }
     }
 }

@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The disk from the driver's side.
 
+use super::request::MAX_REQUEST;
 use super::*;
 use crate::virtio::testing::Driver;
 use std::io::{Read as _, Seek as _, Write as _};
+use vm_memory::{Bytes as _, GuestAddress};
 
 const SECTORS: u64 = 64;
+const T_IN: u32 = 0;
+const T_OUT: u32 = 1;
+const T_FLUSH: u32 = 4;
+const T_GET_ID: u32 = 8;
+const T_DISCARD: u32 = 11;
+const T_WRITE_ZEROES: u32 = 13;
+const EACH: [Choice; 2] = [Choice::Best, Choice::Thread];
 
 struct Disk {
     driver: Driver,
@@ -14,14 +23,23 @@ struct Disk {
 
 impl Disk {
     fn new(length: u64, read_only: bool, features: u64) -> Self {
+        Self::by(Choice::Best, length, read_only, features)
+    }
+
+    fn by(choice: Choice, length: u64, read_only: bool, features: u64) -> Self {
         let mut file = tempfile::tempfile().expect("file");
         let bytes: Vec<u8> = (0..length.min(1 << 20)).map(pattern).collect();
         file.write_all(&bytes).expect("room");
         file.set_len(length).expect("a hole");
         let other = file.try_clone().expect("dup");
-        let blk = Blk::new(other, read_only, "root-disk").expect("a file has a length");
+        Self::of(other, file, choice, read_only, features)
+    }
+
+    fn of(other: File, file: File, choice: Choice, read_only: bool, features: u64) -> Self {
+        let limits = Limits::default();
+        let blk = Blk::new(other, read_only, "root-disk", limits, choice);
         Self {
-            driver: Driver::started(Box::new(blk), features),
+            driver: Driver::started(Box::new(blk.expect("a file has a length")), features),
             file,
         }
     }
@@ -62,7 +80,12 @@ fn pattern(at: u64) -> u8 {
 
 #[test]
 fn what_is_written_can_be_read_and_lies_in_the_file() {
-    let mut disk = Disk::new(SECTORS * SECTOR, false, F_FLUSH);
+    for choice in EACH {
+        what_is_written_can_be_read(Disk::by(choice, SECTORS * SECTOR, false, F_FLUSH));
+    }
+}
+
+fn what_is_written_can_be_read(mut disk: Disk) {
     let (status, used, data) = disk.run(T_IN, 3, &[], 1024);
     assert_eq!((status, used), (S_OK, 1025));
     assert!(
@@ -158,10 +181,185 @@ fn a_tail_that_fills_no_sector_is_not_on_the_disk() {
 
 #[test]
 fn a_file_that_was_shortened_is_an_error_not_a_hang() {
-    let mut disk = Disk::new(SECTORS * SECTOR, false, 0);
-    disk.file.set_len(SECTOR).expect("file");
-    let (status, used, _) = disk.run(T_IN, 0, &[], 1024);
-    assert_eq!((status, used), (S_IOERR, 513), "what was read is counted");
+    for choice in EACH {
+        let mut disk = Disk::by(choice, SECTORS * SECTOR, false, 0);
+        disk.file.set_len(SECTOR).expect("file");
+        let (status, used, _) = disk.run(T_IN, 0, &[], 1024);
+        assert_eq!((status, used), (S_IOERR, 513), "what was read is counted");
+        // It is as long as it was again: so is the disk.
+        disk.file.set_len(SECTORS * SECTOR).expect("file");
+        assert_eq!(disk.run(T_IN, 8, &[], 512).0, S_OK);
+    }
+}
+
+#[test]
+fn a_file_that_takes_no_more_is_an_error_and_the_disk_lives_on() {
+    for choice in EACH {
+        let path = std::ffi::CString::new("full").expect("a name");
+        let flags = nix::sys::memfd::MFdFlags::MFD_ALLOW_SEALING;
+        let full = File::from(nix::sys::memfd::memfd_create(&*path, flags).expect("a file"));
+        full.set_len(SECTORS * SECTOR).expect("a hole");
+        let seals = nix::fcntl::SealFlag::F_SEAL_FUTURE_WRITE;
+        nix::fcntl::fcntl(&full, nix::fcntl::FcntlArg::F_ADD_SEALS(seals)).expect("a seal");
+        let mut disk = Disk::of(full.try_clone().expect("dup"), full, choice, false, F_FLUSH);
+        assert_eq!(disk.run(T_OUT, 0, &[1; 512], 0).0, S_IOERR);
+        let (status, _, data) = disk.run(T_IN, 0, &[], 512);
+        assert_eq!((status, &data[..]), (S_OK, &[0; 512][..]));
+        assert_eq!(disk.driver.mmio.fault_count(), 0, "no fault of the guest's");
+    }
+}
+
+fn segment(sector: u64, sectors: u32, flags: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&sector.to_le_bytes());
+    bytes[8..12].copy_from_slice(&sectors.to_le_bytes());
+    bytes[12..].copy_from_slice(&flags.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn discard_and_zeroes_reach_the_range_and_nothing_else() {
+    let features = F_FLUSH | F_DISCARD | F_WRITE_ZEROES;
+    for choice in EACH {
+        let mut disk = Disk::by(choice, SECTORS * SECTOR, false, features);
+        let mut expected = disk.contents();
+        assert_eq!(disk.run(T_DISCARD, 0, &segment(8, 8, 0), 0).0, S_OK);
+        expected[8 * 512..16 * 512].fill(0);
+        assert_eq!(disk.contents(), expected);
+        assert_eq!(disk.run(T_WRITE_ZEROES, 0, &segment(20, 1, 1), 0).0, S_OK);
+        expected[20 * 512..21 * 512].fill(0);
+        assert_eq!(disk.contents(), expected);
+        // Not every file system of a host has ZERO_RANGE; then nothing changes.
+        match disk.run(T_WRITE_ZEROES, 0, &segment(30, 2, 0), 0).0 {
+            S_OK => expected[30 * 512..32 * 512].fill(0),
+            status => assert_eq!(status, S_UNSUPP),
+        }
+        for (kind, segment, status) in [
+            (T_DISCARD, segment(SECTORS - 1, 2, 0), S_IOERR),
+            (T_DISCARD, segment(u64::MAX, 1, 0), S_IOERR),
+            (T_DISCARD, segment(0, u32::MAX, 0), S_IOERR),
+            (T_DISCARD, segment(0, 0, 0), S_IOERR),
+            (T_DISCARD, segment(0, 1, 1), S_UNSUPP),
+            (T_WRITE_ZEROES, segment(SECTORS, 1, 0), S_IOERR),
+            (T_WRITE_ZEROES, segment(0, 1, 2), S_UNSUPP),
+        ] {
+            assert_eq!(disk.run(kind, 0, &segment, 0).0, status);
+        }
+        assert_eq!(
+            disk.run(T_DISCARD, 0, &[0; 32], 0).0,
+            S_IOERR,
+            "two segments"
+        );
+        assert_eq!(disk.run(T_DISCARD, 0, &[0; 15], 0).0, S_IOERR);
+        assert_eq!(disk.contents(), expected);
+    }
+    let mut disk = Disk::new(SECTORS * SECTOR, true, 0);
+    let before = disk.contents();
+    assert_eq!(disk.run(T_DISCARD, 0, &segment(0, 1, 0), 0).0, S_UNSUPP);
+    assert_eq!(
+        disk.run(T_WRITE_ZEROES, 0, &segment(0, 1, 0), 0).0,
+        S_UNSUPP
+    );
+    assert_eq!(disk.contents(), before);
+}
+
+/// A write and its answer's place, offered and not waited for.
+fn offer_write(driver: &mut Driver, sector: u64, data: &[u8]) -> (u16, u64) {
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&T_OUT.to_le_bytes());
+    header[8..].copy_from_slice(&sector.to_le_bytes());
+    let (header, status) = (driver.place(&header), driver.place(&[0xff]));
+    let length = u32::try_from(data.len()).expect("small");
+    let data = driver.place(data);
+    let head = driver.offer(0, &[(header, 16), (data, length)], &[(status, 1)]);
+    (head, status)
+}
+
+#[test]
+fn many_requests_at_once_are_each_answered_once() {
+    for (choice, features) in [
+        (Choice::Best, F_FLUSH),
+        (Choice::Thread, F_FLUSH),
+        (Choice::Best, 0),
+        (Choice::Thread, 0),
+    ] {
+        let mut disk = Disk::by(choice, 256 * SECTOR, false, features);
+        let mut waiting = Vec::new();
+        for index in 0..40u8 {
+            let sector = u64::from(index);
+            waiting.push(offer_write(&mut disk.driver, sector, &[index; 512]));
+        }
+        disk.driver.kick(0);
+        for _ in 0..40 {
+            let (head, length) = disk.driver.until(|driver| driver.used(0));
+            let place = waiting.iter().position(|(other, _)| *other == head);
+            let (_, status) = waiting.remove(place.expect("offered, and answered once"));
+            assert_eq!((length, disk.driver.fetch(status, 1)), (1, vec![S_OK]));
+        }
+        let contents = disk.contents();
+        for index in 0..40usize {
+            let sector = &contents[index * 512..][..512];
+            assert!(sector.iter().all(|&byte| usize::from(byte) == index));
+        }
+    }
+}
+
+#[test]
+fn after_a_reset_guest_memory_is_left_alone() {
+    for choice in EACH {
+        let mut disk = Disk::by(choice, 64 << 20, false, F_FLUSH);
+        let driver = &mut disk.driver;
+        let header = driver.place(&[0; 16]);
+        let (data, status) = (driver.allocate(1 << 20), driver.place(&[0xff]));
+        for _ in 0..20 {
+            driver.offer(0, &[(header, 16)], &[(data, 1 << 20), (status, 1)]);
+        }
+        driver.kick(0);
+        driver.events.turn(0).expect("event loop");
+        // From here on the memory is the guest's own.
+        driver.write(0x70, 0);
+        let blank = vec![0x55; 1 << 20];
+        driver
+            .memory
+            .write_slice(&blank, GuestAddress(data))
+            .expect("memory");
+        driver
+            .memory
+            .write_slice(&[0x55], GuestAddress(status))
+            .expect("memory");
+        driver.settle();
+        assert_eq!(driver.fetch(data, 1 << 20), blank);
+        assert_eq!(driver.fetch(status, 1), [0x55]);
+        driver.start(F_FLUSH);
+        assert_eq!(
+            disk.run(T_OUT, 0, &[7; 512], 0).0,
+            S_OK,
+            "and it works again"
+        );
+    }
+}
+
+#[test]
+fn a_limit_holds_requests_back_and_loses_none() {
+    let file = tempfile::tempfile().expect("file");
+    file.set_len(1 << 20).expect("a hole");
+    let limits = Limits {
+        bytes: None,
+        operations: Some(100),
+    };
+    let blk = Blk::new(file, false, "slow", limits, Choice::Best).expect("a disk");
+    let mut driver = Driver::started(Box::new(blk), F_FLUSH);
+    let start = std::time::Instant::now();
+    for index in 0..30u8 {
+        offer_write(&mut driver, u64::from(index), &[index; 512]);
+    }
+    driver.kick(0);
+    for _ in 0..30 {
+        driver.until(|driver| driver.used(0));
+    }
+    // Ten at once, then one each 10 ms.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(180), "{took:?}");
 }
 
 #[test]

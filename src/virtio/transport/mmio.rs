@@ -185,6 +185,9 @@ impl Mmio {
             Change::None | Change::Acknowledged => {}
             Change::Live => self.wake(),
             Change::Reset => {
+                if inner.active {
+                    inner.device.quiesce();
+                }
                 inner.stale = true;
                 self.interrupt.acknowledge(u32::MAX);
                 self.wake();

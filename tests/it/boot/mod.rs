@@ -2,10 +2,12 @@
 //! Guests that really run, on the host's KVM or in the lab: each test holds the guest's
 //! half, a script or a program, beside what the host must see of it.
 
+mod balloon;
 mod broken;
 mod copies;
 mod crowd;
 mod daily;
+mod disks;
 mod execs;
 mod exit;
 mod kernel_paths;
@@ -16,6 +18,7 @@ mod readme;
 mod refusals;
 mod rings;
 mod shapes;
+mod shares;
 mod signals;
 mod stock;
 mod streams;
@@ -23,3 +26,4 @@ mod terminal;
 mod trace;
 mod vanished;
 mod vectors;
+mod volumes;

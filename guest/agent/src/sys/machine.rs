@@ -27,6 +27,14 @@ pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr)
     unsafe { call(libc::SYS_mount, args) }.map(drop)
 }
 
+pub fn unmount(target: &CStr) -> Result<()> {
+    path_call(libc::SYS_umount2, target, libc::UMOUNT_NOFOLLOW as usize)
+}
+
+pub fn remove_directory(path: &CStr) -> Result<()> {
+    path_call(libc::SYS_rmdir, path, 0)
+}
+
 fn path_call(number: c_long, path: &CStr, argument: usize) -> Result<()> {
     // SAFETY: used below for calls that read one path and take one number.
     unsafe { call(number, [at(path), argument, 0, 0, 0, 0]) }.map(drop)

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Disks a guest writes to, and what becomes of the guest when the file below fails it.
+
+use super::volumes::Data;
+use crate::support::husk::Host;
+use crate::support::leftovers::files;
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_disk_takes_what_memory_could_not_and_is_gone_afterwards() {
+    let Some(host) = Host::find() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let script = "dd if=/dev/zero of=/big bs=1M count=300 2>/dev/null && wc -c < /big; \
+        echo changed > /etc/motd && cat /etc/motd";
+    let ended = host
+        .sh(script)
+        .options(&["-m", "256", "--disk-size", "512m"])
+        .cache(cache.path().to_owned())
+        .end();
+    ended.is(0, "314572800\nchanged\n", "");
+    let left = files(&cache.path().join("scratch"));
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_full_disk_of_the_host_is_an_error_in_the_guest_and_no_more() {
+    let Some(host) = Host::find() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(cache.path().join("scratch")).expect("a folder");
+    let mount = format!(
+        "mount -t tmpfs -o size=24m none {}/scratch && exec \"$@\"",
+        cache.path().display()
+    );
+    let script = "dd if=/dev/zero of=/big bs=1M count=100 conv=fsync 2>&1 | busybox grep -c rror; \
+        echo still; cat /etc/motd";
+    let ended = host
+        .sh(script)
+        .options(&["--disk-size", "256m"])
+        .cache(cache.path().to_owned())
+        .by(&["unshare", "-rm", "sh", "-c", &mount, "sh"])
+        .end();
+    ended.is(0, "1\nstill\nas it was\n", "");
+}
+
+#[test]
+fn a_disk_that_is_cut_short_or_removed_leaves_the_guest_its_life() {
+    let Some(host) = Host::find() else { return };
+    let data = Data::new();
+    let share = tempfile::tempdir().expect("a folder");
+    let mount = format!("{}:/host", share.path().display());
+    let started = data
+        .sh(
+            &host,
+            "touch /host/up; until [ -e /host/cut ]; do :; done; \
+            dd if=/dev/vdb of=/dev/null bs=4096 skip=1000000 count=1 2>&1 | \
+            busybox grep -c rror; echo survived; \
+            until [ -e /host/gone ]; do :; done; dd if=/dev/vdb bs=512 count=1 2>/dev/null | wc -c",
+        )
+        .options(&["-v", "cut:/data", "-v", &mount])
+        .start();
+    let up = share.path().join("up");
+    assert!(crate::support::leftovers::eventually(|| up.exists()));
+    let path = data.path("cut");
+    let file = std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .expect("the volume");
+    file.set_len(1 << 20).expect("cut");
+    std::fs::write(share.path().join("cut"), "").expect("a file");
+    started.running.wait_for("survived\n");
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::write(share.path().join("gone"), "").expect("a file");
+    let ended = started.end();
+    assert_eq!(
+        (ended.code, &*ended.text()),
+        (0, "1\nsurvived\n512\n"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_limit_slows_a_disk_down() {
+    let Some(host) = Host::find() else { return };
+    let data = Data::new();
+    let start = Instant::now();
+    let ended = data
+        .sh(
+            &host,
+            "dd if=/dev/vdb of=/dev/null bs=1M count=16 2>/dev/null; echo done",
+        )
+        .options(&["-v", "slow:/data", "--disk-bps", "8m"])
+        .end();
+    ended.is(0, "done\n", "");
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1500), "{took:?}");
+}
