@@ -15,6 +15,7 @@ pub mod trace;
 pub mod boot;
 mod completions;
 mod doctor;
+mod image;
 mod kernel;
 mod launch;
 mod man;
@@ -47,6 +48,11 @@ struct Cli {
 enum Verb {
     Run(run::RunArgs),
     Boot(boot::BootArgs),
+    Pull(image::PullArgs),
+    Import(image::ImportArgs),
+    Images(image::ImagesArgs),
+    Rmi(image::RmiArgs),
+    Image(image::ImageArgs),
     Kernel(kernel::KernelArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
@@ -68,6 +74,11 @@ impl Verb {
         match self {
             Self::Run(args) => run::execute(&args, exec, printer),
             Self::Boot(args) => boot::execute(&args, exec, printer),
+            Self::Pull(args) => image::pull(&args, printer),
+            Self::Import(args) => image::import(&args, printer),
+            Self::Images(args) => image::images(&args, printer),
+            Self::Rmi(args) => image::rmi(&args, printer),
+            Self::Image(args) => image::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),

@@ -19,8 +19,9 @@ Exit codes: 0 done, 1 something you can mend, 2 something unexpected. `husk run`
 on the command's own code, and answers 125 when husk itself failed.";
 
 /// The order in which `husk --help` presents its verbs.
-const GROUPS: [(&str, &[&str]); 3] = [
+const GROUPS: [(&str, &[&str]); 4] = [
     ("Machines", &["run", "boot"]),
+    ("Images", &["pull", "import", "images", "rmi", "image"]),
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),
 ];
