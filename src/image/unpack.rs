@@ -84,6 +84,7 @@ pub fn unpack(
         if len == 0 {
             break;
         }
+        // Over all parts of the image.
         if !budget.take(len as u64) {
             return Err(bad(at, Malformed::Bomb));
         }
@@ -210,5 +211,66 @@ impl<R: Read> Read for Frames<R> {
             }
             self.within = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use std::io::Write as _;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::sync::Arc;
+
+    fn packed(plain: &[&[u8]]) -> Blob {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        plain
+            .iter()
+            .for_each(|bytes| gzip.write_all(bytes).unwrap());
+        let file = tempfile::tempfile().unwrap();
+        let bytes = gzip.finish().unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        Blob {
+            file: Arc::new(file),
+            at: 0,
+            len: bytes.len() as u64,
+            path: "packed".into(),
+        }
+    }
+
+    fn unpacked(blob: &Blob, budget: &Budget) -> (File, Result<Unpacked, ImageError>) {
+        let file = tempfile::tempfile().unwrap();
+        let spool = Spool {
+            file: &file,
+            path: Path::new("spool"),
+        };
+        let result = unpack(blob, Packing::Gzip, &spool, budget, &mut |_| true);
+        (file, result)
+    }
+
+    #[test]
+    fn zeros_take_no_disk_and_are_there() {
+        const ZEROS: usize = 64 << 20;
+        let zeros = vec![0; ZEROS];
+        let blob = packed(&[b"head", &zeros, b"tail", &[0; 9000]]);
+        let (file, result) = unpacked(&blob, &Budget::new());
+        let whole = [b"head", &zeros[..], b"tail", &[0; 9000]].concat();
+        assert_eq!(result.unwrap().plain, Digest::of(&whole));
+        let metadata = file.metadata().unwrap();
+        assert_eq!(metadata.len(), whole.len() as u64);
+        assert!(metadata.blocks() * 512 < 1 << 20, "{}", metadata.blocks());
+        let mut found = vec![1; whole.len()];
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == whole);
+    }
+
+    #[test]
+    fn what_unpacks_to_more_than_the_budget_is_a_bomb() {
+        let blob = packed(&[&[7; 3 << 20]]);
+        let budget = Budget(AtomicU64::new(2 << 20));
+        let (_, result) = unpacked(&blob, &budget);
+        let problem = Malformed::Bomb;
+        assert!(matches!(result, Err(ImageError::Archive { problem: p, .. }) if p == problem));
     }
 }
