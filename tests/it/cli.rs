@@ -4,7 +4,19 @@
 use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
-const VERBS: [&str; 6] = ["run", "boot", "kernel", "doctor", "completions", "man"];
+const VERBS: [&str; 11] = [
+    "run",
+    "boot",
+    "pull",
+    "import",
+    "images",
+    "rmi",
+    "image",
+    "kernel",
+    "doctor",
+    "completions",
+    "man",
+];
 
 /// A refusal: its code, nothing on standard output, and on standard error one line for
 /// each problem and after them nothing but causes and hints.

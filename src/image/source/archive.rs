@@ -455,17 +455,22 @@ enum Hidden<'a> {
 
 /// None for an entry that is no whiteout.
 fn hidden(path: &[u8]) -> Result<Option<Hidden<'_>>, Malformed> {
-    let name = path
-        .split(|&byte| byte == b'/')
-        .rfind(|part| !part.is_empty());
-    let Some(rest) = name.and_then(|name| name.strip_prefix(WHITEOUT)) else {
-        return Ok(None);
+    let parts = || {
+        path.split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
     };
-    match rest {
-        b"" | b"." | b".." => Err(Malformed::Path),
-        _ if name == Some(OPAQUE) => Ok(Some(Hidden::All)),
-        _ if rest.starts_with(WHITEOUT) => Ok(Some(Hidden::Nothing)),
-        _ => Ok(Some(Hidden::Name(rest))),
+    let name = parts().next_back();
+    if name == Some(OPAQUE) {
+        return Ok(Some(Hidden::All));
+    }
+    let own = [WHITEOUT, WHITEOUT].concat();
+    if parts().any(|part| part.starts_with(&own)) {
+        return Ok(Some(Hidden::Nothing));
+    }
+    match name.and_then(|name| name.strip_prefix(WHITEOUT)) {
+        None => Ok(None),
+        Some(b"" | b"." | b"..") => Err(Malformed::Path),
+        Some(name) => Ok(Some(Hidden::Name(name))),
     }
 }
 

@@ -36,6 +36,9 @@ pub struct Walker {
     steps: usize,
 }
 
+/// A directory, and the name that is not in it.
+type Missing = (NodeId, Box<[u8]>);
+
 /// A path on its way through the tree.
 struct Walk {
     pending: VecDeque<Box<[u8]>>,
@@ -87,11 +90,7 @@ impl Walker {
     }
 
     /// Goes on to the end, or to the first name that is missing and where it is.
-    fn advance(
-        &mut self,
-        tree: &Tree,
-        walk: &mut Walk,
-    ) -> Result<Option<(NodeId, Box<[u8]>)>, Malformed> {
+    fn advance(&mut self, tree: &Tree, walk: &mut Walk) -> Result<Option<Missing>, Malformed> {
         while let Some(name) = walk.pending.pop_front() {
             self.steps += 1;
             if self.steps > MAX_STEPS {
