@@ -23,6 +23,9 @@ fn entry(archive: &mut tar::Builder<Vec<u8>>, name: &str, text: &str) {
     let mut header = tar::Header::new_gnu();
     header.set_size(text.len() as u64);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     archive
         .append_data(&mut header, name, text.as_bytes())
         .expect("an entry");

@@ -102,6 +102,9 @@ fn inspect_tells_all_the_image_says() {
     assert!(page.contains("Stop signal   SIGQUIT\n"), "{page}");
 }
 
+/// The image is looked for before a kernel is looked into.
+const NO_KERNEL: &str = "/etc/passwd";
+
 #[test]
 fn names_that_lead_nowhere_say_so() {
     let cache = Cache::new();
@@ -116,9 +119,9 @@ fn names_that_lead_nowhere_say_so() {
         ("a b", "is neither a file nor the name"),
         ("nginx@sha256:12", "is neither a file nor the name"),
     ] {
-        cache.bad(&["run", image, "true"], 125, says);
+        cache.bad(&["run", "--kernel", NO_KERNEL, image, "true"], 125, says);
     }
-    let mut run = cache.command(&["run", "x.erofs", "true"]);
+    let mut run = cache.command(&["run", "--kernel", NO_KERNEL, "x.erofs", "true"]);
     let outcome = crate::support::finish(run.current_dir(cache.path()));
     assert_eq!(outcome.code, 125);
     assert!(
@@ -135,7 +138,9 @@ fn names_that_lead_nowhere_say_so() {
     cache.bad(&["rmi", "nothing"], 1, "not in the store");
     cache.bad(&["image", "inspect", "nothing"], 1, "not in the store");
     cache.bad(
-        &["run", "--pull", "never", "nothing", "true"],
+        &[
+            "run", "--kernel", NO_KERNEL, "--pull", "never", "nothing", "true",
+        ],
         125,
         "not in the store",
     );
