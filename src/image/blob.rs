@@ -7,6 +7,7 @@
 use super::digest::{Digest, Digesting};
 use super::error::{BlobFault, ImageError};
 use super::manifest::{MAX_DOCUMENT, Part};
+use super::name::Name;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt as _;
@@ -17,6 +18,10 @@ use std::sync::Arc;
 pub trait Source: Sync {
     /// The manifest, or an index of several, and its digest, which its bytes have.
     fn manifest(&self) -> Result<(Digest, Vec<u8>), ImageError>;
+    /// What the image was called by who put it there.
+    fn name(&self) -> Option<Name> {
+        None
+    }
     /// The bytes that should have this digest. Whoever reads them must see that they have.
     fn blob(&self, digest: &Digest) -> Result<Blob, ImageError>;
 }

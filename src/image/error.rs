@@ -87,6 +87,8 @@ pub enum Misread {
     NoName,
     #[error("is a bare file system, which says nothing of itself")]
     Bare,
+    #[error("suggests no name for what is in it")]
+    Unnamed,
     #[error("is nothing to import")]
     NoImport,
 }
@@ -161,6 +163,7 @@ impl ImageError {
             Misread::Ambiguous => {
                 format!("type ./{path} for the file, docker://{path} for the other")
             }
+            Misread::Unnamed => "write one behind it: husk import SOURCE NAME".into(),
             Misread::NoImport => "husk import takes oci:PATH[:TAG], oci-archive:PATH[:TAG] and \
                  docker-archive:PATH[:NAME]; husk run takes the rest as it is"
                 .into(),

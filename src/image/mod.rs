@@ -128,10 +128,18 @@ pub fn open_with(
             let store = Store::open(cache)?;
             // Nothing of it goes while it is read.
             let _using = store.using(&mut || progress(Progress::Waiting))?;
-            let digest = registry::ensure(&store, name, policy, progress)?;
-            let source = store.source(digest);
-            let image = Described::read(&source, Path::new(&name.to_string()))?;
-            layers::open(&image, &source, &images()?, progress)
+            let kept = (&store, name);
+            match open_kept(kept, &images()?, policy, progress) {
+                // The disk did not keep what was put there; it comes again, once.
+                Err(ImageError::Blob {
+                    digest,
+                    problem: BlobFault::Digest,
+                }) if policy != PullPolicy::Never => {
+                    store.discard(&digest);
+                    open_kept(kept, &images()?, policy, progress)
+                }
+                result => result,
+            }
         }
         Reference::Layout(path, _)
         | Reference::OciArchive(path, _)
@@ -142,6 +150,19 @@ pub fn open_with(
             layers::open(&image, &*source, &images()?, progress)
         }
     }
+}
+
+/// An image of the store, pulled if the policy says so.
+fn open_kept(
+    (store, name): (&Store, &Name),
+    images: &Cache,
+    policy: PullPolicy,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    let digest = registry::ensure(store, name, policy, progress)?;
+    let source = store.source(digest);
+    let image = Described::read(&source, Path::new(&name.to_string()))?;
+    layers::open(&image, &source, images, progress)
 }
 
 /// Brings an image of a registry into the store, or sees that it is the newest.
@@ -156,13 +177,14 @@ pub fn pull(
     registry::ensure(&store, name, policy, progress)
 }
 
-/// Copies an image of a layout or archive into the store, under `name`.
+/// Copies an image of a layout or archive into the store, under `name` or the one it has
+/// there.
 pub fn import(
     reference: &str,
-    name: &Name,
+    name: Option<&Name>,
     cache: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<Digest, ImageError> {
+) -> Result<(Name, Digest), ImageError> {
     let text = reference;
     let reference = Reference::parse(text)?;
     let (Reference::Layout(path, _)
@@ -175,8 +197,11 @@ pub fn import(
     let source = open_source(&reference, &store, progress)?;
     let image = Described::read(&*source, path)?;
     let _using = store.using(&mut || progress(Progress::Waiting))?;
-    store.import(&image, &*source, name, progress)?;
-    Ok(image.digest)
+    let own = || source.name().or_else(|| reference.suggested());
+    let unnamed = || misread(Path::new(text), Misread::Unnamed);
+    let name = name.cloned().or_else(own).ok_or_else(unnamed)?;
+    store.import(&image, &*source, &name, progress)?;
+    Ok((name, image.digest))
 }
 
 /// A layout, or one of the archives that hold an image.

@@ -72,6 +72,21 @@ impl Reference {
         }
     }
 
+    /// A name for an image that is imported without one: its file's, and its tag.
+    pub fn suggested(&self) -> Option<Name> {
+        let (Self::Layout(path, tag)
+        | Self::OciArchive(path, tag)
+        | Self::DockerArchive(path, tag)) = self
+        else {
+            return None;
+        };
+        let stem = path.file_stem()?.to_str()?.to_ascii_lowercase();
+        match tag {
+            Some(tag) => Name::parse(&format!("{stem}:{tag}")),
+            None => Name::parse(&stem),
+        }
+    }
+
     /// A name of a registry, unless a file is meant. Where it could be either, it is
     /// refused: a directory is no image by itself and so is never meant.
     fn bare(text: &str) -> Result<Self, ImageError> {

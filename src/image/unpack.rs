@@ -25,7 +25,7 @@ pub const MAX_UNPACKED: u64 = 256 << 30;
 /// given back.
 const LEFT_FREE: u64 = 256 << 20;
 /// How many bytes may be written between two looks at the free disk.
-const LOOK: u64 = 32 << 20;
+pub const LOOK: u64 = 32 << 20;
 const BUFFER: usize = 1 << 20;
 /// What a hole is made of: blocks of the host's file systems.
 const HOLE: usize = 4096;
@@ -151,7 +151,7 @@ fn write_sparse(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
 }
 
 /// Is there disk left that is not the host's own?
-fn room(file: &File) -> io::Result<()> {
+pub fn room(file: &File) -> io::Result<()> {
     let stat = rustix::fs::fstatvfs(file)?;
     match stat.f_bavail.saturating_mul(stat.f_frsize) < LEFT_FREE {
         true => Err(io::ErrorKind::StorageFull.into()),

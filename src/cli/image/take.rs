@@ -4,8 +4,8 @@
 use super::bars::{Bars, problem};
 use super::name;
 use crate::cli::host::cache_dir;
-use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
-use crate::image::{self, PullPolicy, Reference};
+use crate::cli::output::{ExitStatus, Failure, Printer};
+use crate::image::{self, PullPolicy};
 
 /// Bring an image of a registry into husk's store
 ///
@@ -70,7 +70,8 @@ pub struct ImportArgs {
     /// Where it is: oci:PATH[:TAG], oci-archive:PATH[:TAG] or docker-archive:PATH[:NAME]
     #[arg(value_name = "SOURCE")]
     source: String,
-    /// What it is called from now on; without it, the tag of SOURCE or its file's name
+    /// What it is called from now on; without it, what it was saved as,
+    /// or the name and tag of SOURCE
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }
@@ -94,47 +95,16 @@ pub fn pull(args: &PullArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
 }
 
 pub fn import(args: &ImportArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let name = match &args.name {
-        Some(text) => name(text)?,
-        None => own_name(&args.source)?,
-    };
+    let name = args.name.as_deref().map(name).transpose()?;
     let cache = cache_dir()?;
     let mut bars = Bars::new(printer, args.quiet);
-    let digest = image::import(&args.source, &name, &cache, &mut |step| bars.hear(step));
+    let mut hear = |step: image::Progress<'_>| bars.hear(step);
+    let imported = image::import(&args.source, name.as_ref(), &cache, &mut hear);
     drop(bars);
-    let digest = digest.map_err(|error| problem(&error))?;
+    let (name, digest) = imported.map_err(|error| problem(&error))?;
     if !args.quiet {
         printer.talk(&format!("husk: {} is in the store\n", name.familiar()));
     }
     printer.data(format!("{digest}\n").as_bytes())?;
     Ok(ExitStatus::Success)
-}
-
-/// The name a source suggests.
-fn own_name(source: &str) -> Result<image::Name, Problem> {
-    let reference = Reference::parse(source).map_err(|error| problem(&error))?;
-    let (path, tag) = match reference {
-        Reference::DockerArchive(_, Some(name)) => return name_of(&name),
-        Reference::Layout(path, tag)
-        | Reference::OciArchive(path, tag)
-        | Reference::DockerArchive(path, tag) => (path, tag),
-        // Refused where it is imported, in words of its own.
-        _ => return name_of("import"),
-    };
-    let stem = path
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .unwrap_or_default();
-    let stem = stem.to_ascii_lowercase();
-    name_of(&match tag {
-        Some(tag) => format!("{stem}:{tag}"),
-        None => stem,
-    })
-}
-
-fn name_of(text: &str) -> Result<image::Name, Problem> {
-    image::Name::parse(text).ok_or_else(|| {
-        Problem::new(format!("{text:?} is no name for an image"))
-            .hint("write one behind the source: husk import SOURCE NAME")
-    })
 }

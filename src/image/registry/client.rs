@@ -58,8 +58,6 @@ impl Client {
             "docker.io" => DOCKER_HUB,
             host => host,
         };
-        let plain = is_loopback(host);
-        let scheme = if plain { "http" } else { "https" };
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .build();
@@ -73,9 +71,13 @@ impl Client {
             .user_agent(concat!("husk/", env!("CARGO_PKG_VERSION")))
             .tls_config(tls);
         // Nothing between this host and itself.
-        let config = if plain { config.proxy(None) } else { config };
+        let here = is_loopback(host);
+        let config = if here { config.proxy(None) } else { config };
+        let agent = config.build().new_agent();
+        let plain = here && speaks_plain(&agent, host);
+        let scheme = if plain { "http" } else { "https" };
         Ok(Self {
-            agent: config.build().new_agent(),
+            agent,
             host: name.host.clone(),
             base: format!("{scheme}://{host}"),
             repository: name.repository.clone(),
@@ -328,6 +330,17 @@ impl Client {
             host: self.host.clone(),
             source: Box::new(error),
         }
+    }
+}
+
+/// Does a registry of this host speak plain HTTP? One that speaks TLS says 400 to it, or
+/// nothing that is HTTP.
+fn speaks_plain(agent: &Agent, host: &str) -> bool {
+    match agent.get(format!("http://{host}/v2/")).call() {
+        Ok(answer) => answer.status() != 400,
+        Err(ureq::Error::Protocol(_) | ureq::Error::Http(_)) => false,
+        // Not to be reached, which the first true request will say.
+        Err(_) => true,
     }
 }
 

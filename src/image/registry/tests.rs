@@ -49,9 +49,14 @@ impl Server {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                serve(&mut stream.unwrap(), &log, &|asked| {
-                    answer(asked, &format!("http://127.0.0.1:{port}"))
-                });
+                serve(
+                    &mut stream.unwrap(),
+                    &log,
+                    &|asked| match asked.path.as_str() {
+                        "/v2/" => ok(b""),
+                        _ => answer(asked, &format!("http://127.0.0.1:{port}")),
+                    },
+                );
             }
         });
         let thread = Some(thread);
@@ -110,7 +115,9 @@ fn serve(stream: &mut TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked
         path,
         head: head.collect(),
     };
-    log.lock().unwrap().push(asked.clone());
+    if asked.path != "/v2/" {
+        log.lock().unwrap().push(asked.clone());
+    }
     // A client that has heard enough hangs up.
     let _ = stream.write_all(&answer(&asked));
 }

@@ -88,6 +88,7 @@ struct Saved {
 pub struct DockerArchive {
     manifest: Vec<u8>,
     blobs: HashMap<Digest, Blob>,
+    name: Option<Name>,
 }
 
 impl DockerArchive {
@@ -128,9 +129,11 @@ impl DockerArchive {
             "config": descriptor(OCI_CONFIG, config_digest, bytes.len() as u64),
             "layers": layers,
         });
+        let saved_as = saved.repo_tags.iter().flatten().next();
         Ok(Self {
             manifest: manifest.to_string().into_bytes(),
             blobs,
+            name: Name::parse(name.or(saved_as.map(String::as_str)).unwrap_or_default()),
         })
     }
 }
@@ -168,6 +171,10 @@ fn choose<'a>(list: &'a [Saved], name: Option<&str>) -> Result<&'a Saved, Unfit>
 impl Source for DockerArchive {
     fn manifest(&self) -> Result<(Digest, Vec<u8>), ImageError> {
         Ok((Digest::of(&self.manifest), self.manifest.clone()))
+    }
+
+    fn name(&self) -> Option<Name> {
+        self.name.clone()
     }
 
     fn blob(&self, digest: &Digest) -> Result<Blob, ImageError> {

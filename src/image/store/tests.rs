@@ -33,7 +33,9 @@ fn image(file: &str) -> Made {
 }
 
 fn take(made: &Made, called: &str, cache: &Path) -> Digest {
-    import(&made.reference(), &name(called), cache, &mut |_| {}).unwrap()
+    import(&made.reference(), Some(&name(called)), cache, &mut |_| {})
+        .unwrap()
+        .1
 }
 
 fn blobs(cache: &Path) -> BTreeSet<String> {

@@ -115,7 +115,7 @@ fn names_that_lead_nowhere_say_so() {
         ("oci:/nowhere", "does not exist"),
         ("oci-archive:/nowhere", "does not exist"),
         ("docker-archive:/etc/passwd", "not usable"),
-        ("UPPER/case", "is neither a file nor the name"),
+        ("x.io/UPPER", "is neither a file nor the name"),
         ("a b", "is neither a file nor the name"),
         ("nginx@sha256:12", "is neither a file nor the name"),
     ] {
