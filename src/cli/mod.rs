@@ -22,6 +22,7 @@ mod events;
 mod exec;
 mod follow;
 mod guest;
+mod image;
 mod inspect;
 mod kernel;
 mod kill;
@@ -82,6 +83,11 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Events(events::EventsArgs),
     Boot(boot::BootArgs),
+    Pull(image::PullArgs),
+    Import(image::ImportArgs),
+    Images(image::ImagesArgs),
+    Rmi(image::RmiArgs),
+    Image(image::ImageArgs),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Doctor(doctor::DoctorArgs),
@@ -134,6 +140,11 @@ impl Verb {
             Self::Inspect(args) => inspect::execute(&args, printer),
             Self::Events(args) => events::execute(&args, printer),
             Self::Boot(args) => boot::execute(&args, exec, printer),
+            Self::Pull(args) => image::pull(&args, printer),
+            Self::Import(args) => image::import(&args, printer),
+            Self::Images(args) => image::images(&args, printer),
+            Self::Rmi(args) => image::rmi(&args, printer),
+            Self::Image(args) => image::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),

@@ -62,13 +62,18 @@ impl Progress {
         let _ = write!(io::stderr(), "\r\x1b[K{dim}{line}{off}");
         let _ = io::stderr().flush();
     }
+
+    /// Takes the line away: something else is drawn for a while.
+    pub fn clear(&mut self) {
+        if self.live && self.drawn.take().is_some() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if self.live && self.drawn.is_some() {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
+        self.clear();
     }
 }
 

@@ -30,7 +30,10 @@ const GROUPS: [(&str, &[&str]); 6] = [
         "Work with a machine",
         &["exec", "cp", "attach", "wait", "stop", "kill", "rm"],
     ),
-    ("Images and disks", &["volume"]),
+    (
+        "Images and disks",
+        &["pull", "import", "images", "rmi", "image", "volume"],
+    ),
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),
 ];

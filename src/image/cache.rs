@@ -47,30 +47,19 @@ pub enum Wait<'a> {
 pub struct Part {
     pub file: File,
     pub path: PathBuf,
-    /// Where something may be unpacked meanwhile.
-    spool: PathBuf,
+    directory: PathBuf,
 }
 
 impl Part {
-    /// An empty file without a name on the cache's file system.
+    /// An empty file without a name on the cache's file system, for what is unpacked
+    /// meanwhile: it goes with the process.
     pub fn spool(&self) -> Result<File, ImageError> {
-        let failed = |error| ImageError::io("write", &self.spool, error);
-        let file = create(
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(true),
-            &self.spool,
-        )
-        .map_err(failed)?;
-        // Ours alone: it belongs to the key, and the key is locked.
-        fs::remove_file(&self.spool).map_err(failed)?;
-        Ok(file)
+        tempfile::tempfile_in(&self.directory)
+            .map_err(|error| ImageError::io("write", &self.directory, error))
     }
 }
 
-fn create(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+pub fn create(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     options.mode(0o600).open(path)
 }
 
@@ -126,6 +115,22 @@ impl Cache {
         self.directory.join(name).with_extension(extension)
     }
 
+    /// Lets go of an image: whoever runs from it keeps it. Returns the disk it took.
+    pub fn forget(&self, key: &Key) -> u64 {
+        let path = self.path(key, "erofs");
+        let bytes = fs::metadata(&path).map_or(0, |metadata| metadata.blocks() * 512);
+        match fs::remove_file(&path) {
+            Ok(()) => bytes,
+            Err(_) => 0,
+        }
+    }
+
+    /// The disk the image of `key` takes, if it is made.
+    pub fn size(&self, key: &Key) -> Option<u64> {
+        let metadata = fs::metadata(self.path(key, "erofs")).ok()?;
+        Some(metadata.blocks() * 512)
+    }
+
     fn lookup(&self, key: &Key) -> Result<Option<(File, PathBuf)>, ImageError> {
         let path = self.path(key, "erofs");
         let file = match File::open(&path) {
@@ -167,8 +172,12 @@ impl Cache {
             // The file locked may no longer be the one of that name: published or removed.
             if same_file(&file, &path) {
                 file.set_len(0).map_err(failed)?;
-                let spool = self.path(key, "spool");
-                return Ok(Part { file, path, spool });
+                let directory = self.directory.clone();
+                return Ok(Part {
+                    file,
+                    path,
+                    directory,
+                });
             }
         }
     }
@@ -204,7 +213,6 @@ impl Cache {
                     images.push((metadata.modified().ok(), bytes, path));
                 }
                 Some("part") => remove_abandoned(&path),
-                Some("spool") => remove_abandoned(&path.with_extension("part")),
                 _ => {}
             }
         }
@@ -220,7 +228,7 @@ impl Cache {
     }
 }
 
-fn try_lock(file: &File) -> io::Result<bool> {
+pub fn try_lock(file: &File) -> io::Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -228,13 +236,13 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-fn lock(file: &File) -> io::Result<()> {
+pub fn lock(file: &File) -> io::Result<()> {
     Ok(rustix::io::retry_on_intr(|| {
         rustix::fs::flock(file, FlockOperation::LockExclusive)
     })?)
 }
 
-fn same_file(file: &File, path: &Path) -> bool {
+pub fn same_file(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
         _ => false,
@@ -250,8 +258,8 @@ fn remove(path: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// Removes a part nobody holds the lock of, and what was unpacked beside it.
-fn remove_abandoned(part: &Path) {
+/// Removes a part nobody holds the lock of.
+pub fn remove_abandoned(part: &Path) {
     let Ok(file) = create(
         OpenOptions::new().write(true).create(true).truncate(false),
         part,
@@ -259,7 +267,6 @@ fn remove_abandoned(part: &Path) {
         return;
     };
     if try_lock(&file).unwrap_or(false) && same_file(&file, part) {
-        let _ = fs::remove_file(part.with_extension("spool"));
         let _ = fs::remove_file(part);
     }
 }

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can be wrong with an image, in one line each; the cause is the `source`.
 
+use super::digest::Digest;
+use super::manifest::Unfit;
+use super::registry::PullError;
 use super::tree::Refused;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,6 +39,27 @@ pub enum ImageError {
     Changing { path: PathBuf },
     #[error("the files of {path:?} would make an image of more than {limit} bytes")]
     TooLarge { path: PathBuf, limit: u64 },
+    #[error("image {image:?} cannot be used: {problem}")]
+    Unfit { image: PathBuf, problem: Unfit },
+    #[error("blob {digest} {problem}")]
+    Blob { digest: Digest, problem: BlobFault },
+    #[error("cannot pull {name}")]
+    Pull { name: String, source: PullError },
+    #[error("image {name} is not in the store")]
+    NotKept { name: String },
+}
+
+/// What is wrong with the bytes a digest should name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlobFault {
+    #[error("is not there")]
+    Absent,
+    #[error("does not have that digest: it was changed, or damaged")]
+    Digest,
+    #[error("is {0} bytes long, and should be {1}")]
+    Size(u64, u64),
+    #[error("unpacks to something else than the image says, which is {0}")]
+    DiffId(Digest),
 }
 
 /// Why a reference names no image.
@@ -57,6 +81,16 @@ pub enum Misread {
     UnknownFormat,
     #[error("is compressed in a way husk does not read")]
     Compression,
+    #[error("is a file here, and could be an image of a registry")]
+    Ambiguous,
+    #[error("is neither a file nor the name of an image")]
+    NoName,
+    #[error("is a bare file system, which says nothing of itself")]
+    Bare,
+    #[error("suggests no name for what is in it")]
+    Unnamed,
+    #[error("is nothing to import")]
+    NoImport,
 }
 
 /// What is wrong inside a tar archive.
@@ -107,22 +141,47 @@ impl ImageError {
                     "pack the archive again from inside the directory: tar -C DIR -cf FILE ."
                         .into(),
                 ),
+                Self::Pull { source, .. } => source.hint(),
+                Self::NotKept { .. } => Some("husk images lists those that are".into()),
+                Self::Unfit {
+                    image,
+                    problem: Unfit::Many(..),
+                } => Some(format!("name one of them: {}:NAME", image.display())),
                 _ => None,
             };
         };
         let path = reference.display();
         Some(match problem {
-            Misread::Empty | Misread::Absent | Misread::UnknownFormat | Misread::NotFile => {
-                "an image is dir:PATH, tar:PATH, or the path of an EROFS, ext4 or squashfs file"
-                    .into()
+            Misread::Empty
+            | Misread::Absent
+            | Misread::UnknownFormat
+            | Misread::NotFile
+            | Misread::NoName => "an image is NAME[:TAG] of a registry, dir:PATH, tar:PATH, \
+                 oci:PATH[:TAG], oci-archive:PATH, docker-archive:PATH, or the path of an \
+                 EROFS, ext4 or squashfs file"
+                .into(),
+            Misread::Ambiguous => {
+                format!("type ./{path} for the file, docker://{path} for the other")
             }
+            Misread::Unnamed => "write one behind it: husk import SOURCE NAME".into(),
+            Misread::NoImport => "husk import takes oci:PATH[:TAG], oci-archive:PATH[:TAG] and \
+                 docker-archive:PATH[:NAME]; husk run takes the rest as it is"
+                .into(),
             Misread::BareDirectory => format!("type dir:{path}"),
             Misread::BareArchive => format!("type tar:{path}"),
             Misread::Compression => {
-                "decompress it first (zstd -d, xz -d, bzip2 -d); plain and gzip are read".into()
+                "decompress it first (xz -d, bzip2 -d, lz4 -d); plain, gzip and zstd are read"
+                    .into()
             }
-            Misread::NotDirectory => return None,
+            Misread::NotDirectory | Misread::Bare => return None,
         })
+    }
+
+    pub(super) fn unfit(image: &Path, problem: Unfit) -> Self {
+        Self::Unfit {
+            image: image.to_owned(),
+            problem,
+        }
     }
 
     pub(super) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {

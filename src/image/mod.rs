@@ -4,12 +4,23 @@
 //! Tool side; runs on the thread that calls [`open`], before there is a machine. Whatever
 //! it reads may be hostile. It never changes a directory or archive it is given.
 
+mod blob;
 mod cache;
+mod crew;
+mod digest;
 mod erofs;
 mod error;
+mod keeping;
+mod layers;
+mod manifest;
+mod name;
+mod process;
 mod reference;
+mod registry;
 mod source;
+mod store;
 mod tree;
+mod unpack;
 
 #[cfg(test)]
 mod testing;
@@ -17,23 +28,34 @@ mod testing;
 mod tests;
 
 pub use cache::DEFAULT_LIMIT;
-pub use error::{ImageError, Malformed, Misread};
+pub use digest::Digest;
+pub use error::{BlobFault, ImageError, Malformed, Misread};
+pub use keeping::{LayerSummary, Removed, Summary, collect, inspect, list, remove};
+pub use manifest::Unfit;
+pub use name::Name;
+pub use process::{ImageConfig, Process, Typed};
 pub use reference::{FsKind, Reference};
+pub use registry::{PullError, PullPolicy};
+pub use store::{Kept, Reclaimed, Store};
 pub use tree::Refused;
 
+use blob::{Blob, Source};
 use cache::{Cache, Cached, Key, Part, Wait};
 use erofs::Output;
-use flate2::read::MultiGzDecoder;
+use layers::Described;
 use reference::{Packing, misread};
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
 use source::archive::Archive;
+use source::bundle::{Bundle, DockerArchive};
 use source::dir::{Directory, Scan};
+use source::layout::{Layout, OciArchive};
 use source::{Moment, stamp};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use unpack::{Budget, Spool};
 
 /// A root file system the guest can mount.
 #[derive(Debug)]
@@ -44,6 +66,8 @@ pub struct RootFs {
     pub kind: FsKind,
     /// Nothing had to be written for it.
     pub cached: bool,
+    /// What the image says is to be run; empty for a bare file system.
+    pub config: ImageConfig,
 }
 
 /// What takes long, while it does.
@@ -51,7 +75,18 @@ pub struct RootFs {
 pub enum Progress<'a> {
     /// Another husk is writing this image.
     Waiting,
-    /// Bytes unpacked of a compressed archive.
+    /// A registry is asked.
+    Asking { host: &'a str },
+    /// Bytes of a layer that are here. All layers are told of before any is complete.
+    Fetching {
+        layer: usize,
+        digest: &'a Digest,
+        done: u64,
+        total: u64,
+    },
+    /// Bytes copied into the store.
+    Storing { done: u64, total: u64 },
+    /// Bytes unpacked of compressed archives.
     Unpacking { done: u64 },
     /// Bytes written of the image.
     Writing { done: u64, total: u64 },
@@ -63,27 +98,147 @@ pub enum Progress<'a> {
 const FORMAT_VERSION: u32 = 1;
 /// How often a directory that changes while it is read is read again.
 const ATTEMPTS: usize = 3;
-/// Most bytes a compressed archive may unpack to. Stops one of a few megabytes from
-/// filling the disk many times over.
-const MAX_UNPACKED: u64 = 256 << 30;
 /// How long a clock may stand still that should tick at least a hundred times a second.
 const SLOWEST_TICK: Duration = Duration::from_millis(100);
 
-/// Opens the image `reference` names; what must be made for it is kept below `cache`.
+/// Opens the image `reference` names; what must be made for it is kept below `cache`. One
+/// that is not there is pulled.
 pub fn open(
     reference: &str,
     cache: &Path,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<RootFs, ImageError> {
-    match Reference::parse(reference)? {
-        Reference::File(path) => open_file(path),
-        Reference::Directory(path) => {
-            open_directory(&path, &Cache::open(cache, DEFAULT_LIMIT)?, progress)
+    open_with(reference, cache, PullPolicy::Missing, progress)
+}
+
+/// As [`open`], with a say in what a registry is asked.
+pub fn open_with(
+    reference: &str,
+    cache: &Path,
+    policy: PullPolicy,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    let reference = Reference::parse(reference)?;
+    let images = || Cache::open(cache, DEFAULT_LIMIT);
+    match &reference {
+        Reference::File(path) => open_file(path.clone()),
+        Reference::Directory(path) => open_directory(path, &images()?, progress),
+        Reference::Archive(path) => open_archive(path, &images()?, progress),
+        Reference::Name(name) => {
+            let store = Store::open(cache)?;
+            // Nothing of it goes while it is read.
+            let _using = store.using(&mut || progress(Progress::Waiting))?;
+            let kept = (&store, name);
+            match open_kept(kept, &images()?, policy, progress) {
+                // The disk did not keep what was put there; it comes again, once.
+                Err(ImageError::Blob {
+                    digest,
+                    problem: BlobFault::Digest,
+                }) if policy != PullPolicy::Never => {
+                    store.discard(&digest);
+                    open_kept(kept, &images()?, policy, progress)
+                }
+                result => result,
+            }
         }
-        Reference::Archive(path) => {
-            open_archive(&path, &Cache::open(cache, DEFAULT_LIMIT)?, progress)
+        Reference::Layout(path, _)
+        | Reference::OciArchive(path, _)
+        | Reference::DockerArchive(path, _) => {
+            let store = Store::open(cache)?;
+            let source = open_source(&reference, &store, progress)?;
+            let image = Described::read(&*source, path)?;
+            layers::open(&image, &*source, &images()?, progress)
         }
     }
+}
+
+/// An image of the store, pulled if the policy says so.
+fn open_kept(
+    (store, name): (&Store, &Name),
+    images: &Cache,
+    policy: PullPolicy,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<RootFs, ImageError> {
+    let digest = registry::ensure(store, name, policy, progress)?;
+    let source = store.source(digest);
+    let image = Described::read(&source, Path::new(&name.to_string()))?;
+    layers::open(&image, &source, images, progress)
+}
+
+/// Brings an image of a registry into the store, or sees that it is the newest.
+pub fn pull(
+    name: &Name,
+    cache: &Path,
+    policy: PullPolicy,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Digest, ImageError> {
+    let store = Store::open(cache)?;
+    let _using = store.using(&mut || progress(Progress::Waiting))?;
+    registry::ensure(&store, name, policy, progress)
+}
+
+/// Copies an image of a layout or archive into the store, under `name` or the one it has
+/// there.
+pub fn import(
+    reference: &str,
+    name: Option<&Name>,
+    cache: &Path,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(Name, Digest), ImageError> {
+    let text = reference;
+    let reference = Reference::parse(text)?;
+    let (Reference::Layout(path, _)
+    | Reference::OciArchive(path, _)
+    | Reference::DockerArchive(path, _)) = &reference
+    else {
+        return Err(misread(Path::new(text), Misread::NoImport));
+    };
+    let store = Store::open(cache)?;
+    let source = open_source(&reference, &store, progress)?;
+    let image = Described::read(&*source, path)?;
+    let _using = store.using(&mut || progress(Progress::Waiting))?;
+    let own = || source.name().or_else(|| reference.suggested());
+    let unnamed = || misread(Path::new(text), Misread::Unnamed);
+    let name = name.cloned().or_else(own).ok_or_else(unnamed)?;
+    store.import(&image, &*source, &name, progress)?;
+    Ok((name, image.digest))
+}
+
+/// A layout, or one of the archives that hold an image.
+fn open_source(
+    reference: &Reference,
+    store: &Store,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Box<dyn Source>, ImageError> {
+    Ok(match reference {
+        Reference::OciArchive(path, tag) => Box::new(OciArchive::new(
+            open_bundle(path, store, progress)?,
+            tag.clone(),
+        )),
+        Reference::DockerArchive(path, tag) => Box::new(DockerArchive::new(
+            &open_bundle(path, store, progress)?,
+            tag.as_deref(),
+        )?),
+        Reference::Layout(path, tag) => Box::new(Layout::new(path, tag.clone())),
+        _ => unreachable!("the callers match these three"),
+    })
+}
+
+/// An archive whose parts are read where they lie; one that is packed is unpacked first.
+fn open_bundle(
+    path: &Path,
+    store: &Store,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Bundle, ImageError> {
+    let file = open_for_reading(path, Misread::NotFile)?;
+    let packing = reference::packing(&file, 0, path)?;
+    if packing == Packing::Plain {
+        return Bundle::new(file, path);
+    }
+    let spool = store.spool()?;
+    let at = Spool { file: &spool, path };
+    unpack(&file, path, packing, &at, progress)?;
+    Bundle::new(spool, path)
 }
 
 impl From<Cached> for RootFs {
@@ -93,6 +248,7 @@ impl From<Cached> for RootFs {
             path: image.path,
             kind: FsKind::Erofs,
             cached: image.hit,
+            config: ImageConfig::default(),
         }
     }
 }
@@ -105,6 +261,7 @@ fn open_file(path: PathBuf) -> Result<RootFs, ImageError> {
         path,
         kind,
         cached: true,
+        config: ImageConfig::default(),
     })
 }
 
@@ -187,7 +344,7 @@ fn open_archive(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<RootFs, ImageError> {
     let file = open_for_reading(path, Misread::NotFile)?;
-    let packing = reference::packing(&file, path)?;
+    let packing = reference::packing(&file, 0, path)?;
     let look = || {
         let stat = rustix::fs::fstat(&file).map_err(|errno| ImageError::io("read", path, errno))?;
         Ok((Moment::changed(&stat), stamp(&stat)))
@@ -203,7 +360,15 @@ fn open_archive(
                 Packing::Plain => file
                     .try_clone()
                     .map_err(|error| ImageError::io("read", path, error))?,
-                Packing::Gzip => unpack(&file, path, part, progress)?,
+                packing => {
+                    let spool = part.spool()?;
+                    let at = Spool {
+                        file: &spool,
+                        path: &part.path,
+                    };
+                    unpack(&file, path, packing, &at, progress)?;
+                    spool
+                }
             };
             let archive = Archive::new(plain, path)?;
             write(&archive.tree()?, &archive, part, progress)?;
@@ -233,41 +398,28 @@ fn write(
     })
 }
 
-/// Unpacks a gzip file, of one member or several, into a file without a name.
+/// Unpacks a compressed file of the operator's.
 fn unpack(
     file: &File,
     path: &Path,
-    part: &Part,
+    packing: Packing,
+    spool: &Spool,
     progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<File, ImageError> {
-    let mut spool = part.spool()?;
-    let mut file = file;
-    file.rewind()
-        .map_err(|error| ImageError::io("read", path, error))?;
-    let mut packed = MultiGzDecoder::new(file);
-    let mut buffer = vec![0; 1 << 20];
-    let mut done = 0u64;
-    let bad = |offset, problem| ImageError::Archive {
-        archive: path.to_owned(),
-        offset,
-        problem,
+) -> Result<(), ImageError> {
+    let failed = |error| ImageError::io("read", path, error);
+    let blob = Blob {
+        file: Arc::new(file.try_clone().map_err(failed)?),
+        at: 0,
+        len: file.metadata().map_err(failed)?.len(),
+        path: path.to_owned(),
     };
-    loop {
-        let len = packed
-            .read(&mut buffer)
-            .map_err(|_| bad(done, Malformed::Compressed))?;
-        if len == 0 {
-            return Ok(spool);
-        }
-        done += len as u64;
-        if done > MAX_UNPACKED {
-            return Err(bad(done, Malformed::Bomb));
-        }
-        spool
-            .write_all(&buffer[..len])
-            .map_err(|error| ImageError::io("write", &part.path, error))?;
+    let mut done = 0;
+    unpack::unpack(&blob, packing, spool, &Budget::new(), &mut |bytes| {
+        done += bytes;
         progress(Progress::Unpacking { done });
-    }
+        true
+    })?;
+    Ok(())
 }
 
 fn key(scheme: &[u8; 3], digest: &[u8]) -> Key {

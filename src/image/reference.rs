@@ -5,6 +5,7 @@
 //! ways is refused, and the hint says what to type.
 
 use super::error::{ImageError, Misread};
+use super::name::Name;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -34,20 +35,82 @@ pub enum Reference {
     Archive(PathBuf),
     /// A file or block device with a file system in it.
     File(PathBuf),
+    /// An OCI layout, and the name of one of its images.
+    Layout(PathBuf, Option<String>),
+    /// A layout in a tar archive.
+    OciArchive(PathBuf, Option<String>),
+    /// What `docker save` writes.
+    DockerArchive(PathBuf, Option<String>),
+    /// An image of the store, or of a registry.
+    Name(Name),
 }
 
 impl Reference {
     pub fn parse(text: &str) -> Result<Self, ImageError> {
-        let (reference, path) = match text.split_once(':') {
-            Some(("dir", path)) => (Self::Directory as fn(_) -> _, path),
-            Some(("tar", path)) => (Self::Archive as fn(_) -> _, path),
-            _ => (Self::File as fn(_) -> _, text),
+        let (scheme, path) = text.split_once(':').unwrap_or(("", text));
+        let tagged: Option<fn(PathBuf, Option<String>) -> Self> = match scheme {
+            "oci" => Some(Self::Layout),
+            "oci-archive" => Some(Self::OciArchive),
+            "docker-archive" => Some(Self::DockerArchive),
+            _ => None,
         };
-        if path.is_empty() {
+        let plain = match scheme {
+            "dir" => Some(Self::Directory(path.into())),
+            "tar" => Some(Self::Archive(path.into())),
+            _ if text.starts_with(['/', '.']) => Some(Self::File(text.into())),
+            _ => None,
+        };
+        if path.is_empty() || path == "//" {
             return Err(misread(Path::new(text), Misread::Empty));
         }
-        Ok(reference(PathBuf::from(path)))
+        match (plain, tagged) {
+            (Some(reference), _) => Ok(reference),
+            (None, Some(reference)) => tag(path)
+                .map(|(path, tag)| reference(path, tag))
+                .ok_or_else(|| misread(Path::new(text), Misread::Empty)),
+            (None, None) => Self::bare(text),
+        }
     }
+
+    /// A name for an image that is imported without one: its file's, and its tag.
+    pub fn suggested(&self) -> Option<Name> {
+        let (Self::Layout(path, tag)
+        | Self::OciArchive(path, tag)
+        | Self::DockerArchive(path, tag)) = self
+        else {
+            return None;
+        };
+        let stem = path.file_stem()?.to_str()?.to_ascii_lowercase();
+        match tag {
+            Some(tag) => Name::parse(&format!("{stem}:{tag}")),
+            None => Name::parse(&stem),
+        }
+    }
+
+    /// A name of a registry, unless a file is meant. Where it could be either, it is
+    /// refused: a directory is no image by itself and so is never meant.
+    fn bare(text: &str) -> Result<Self, ImageError> {
+        let path = Path::new(text);
+        let name = Name::parse(text.strip_prefix("docker://").unwrap_or(text));
+        match (name, path.metadata()) {
+            (Some(_), Ok(found)) if !found.is_dir() => Err(misread(path, Misread::Ambiguous)),
+            (Some(name), _) => Ok(Self::Name(name)),
+            (None, Ok(_)) => Ok(Self::File(path.into())),
+            (None, Err(_)) => Err(misread(path, Misread::NoName)),
+        }
+    }
+}
+
+/// `PATH[:TAG]`. A tag has no slash, so a colon in a folder's name is no tag's. Docker's
+/// own tags are whole names, which have.
+fn tag(text: &str) -> Option<(PathBuf, Option<String>)> {
+    let (path, tag) = match text.split_once(':') {
+        // A path with a colon in it must end in a slash, or be named by `dir`.
+        Some((path, tag)) if !tag.is_empty() => (path, Some(tag.to_owned())),
+        Some(_) => return None,
+        None => (text, None),
+    };
+    (!path.is_empty()).then(|| (path.into(), tag))
 }
 
 pub(super) fn misread(path: &Path, problem: Misread) -> ImageError {
@@ -62,23 +125,25 @@ pub(super) fn misread(path: &Path, problem: Misread) -> ImageError {
 pub enum Packing {
     Plain,
     Gzip,
+    Zstd,
 }
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
-/// zstd, xz, bzip2, lz4.
-const FOREIGN_COMPRESSION: [&[u8]; 4] = [
-    &[0x28, 0xb5, 0x2f, 0xfd],
-    b"\xfd7zXZ\0",
-    b"BZh",
-    &[0x04, 0x22, 0x4d, 0x18],
-];
+/// A frame of data; one to be skipped has fifteen others beside it (RFC 8878, section 3.1).
+const ZSTD: [&[u8]; 2] = [&[0x28, 0xb5, 0x2f, 0xfd], &[0x50, 0x2a, 0x4d, 0x18]];
+/// xz, bzip2, lz4.
+const FOREIGN_COMPRESSION: [&[u8]; 3] = [b"\xfd7zXZ\0", b"BZh", &[0x04, 0x22, 0x4d, 0x18]];
 /// Enough for every magic below: ext4's lies at 1080.
 const HEAD: usize = 2048;
 
-pub fn packing(file: &File, path: &Path) -> Result<Packing, ImageError> {
-    let head = head(file, path)?;
+/// Of what begins at `at`.
+pub fn packing(file: &File, at: u64, path: &Path) -> Result<Packing, ImageError> {
+    let head = head(file, at, path)?;
     if head.starts_with(GZIP) {
         return Ok(Packing::Gzip);
+    }
+    if ZSTD.iter().any(|magic| head.starts_with(magic)) {
+        return Ok(Packing::Zstd);
     }
     if FOREIGN_COMPRESSION
         .iter()
@@ -91,7 +156,7 @@ pub fn packing(file: &File, path: &Path) -> Result<Packing, ImageError> {
 }
 
 pub fn file_system(file: &File, path: &Path) -> Result<FsKind, ImageError> {
-    let head = head(file, path)?;
+    let head = head(file, 0, path)?;
     let at = |offset: usize, magic: &[u8]| head.get(offset..offset + magic.len()) == Some(magic);
     if at(
         super::erofs::SUPER_OFFSET,
@@ -111,11 +176,11 @@ pub fn file_system(file: &File, path: &Path) -> Result<FsKind, ImageError> {
 }
 
 /// The first bytes, fewer if the file is shorter.
-fn head(file: &File, path: &Path) -> Result<Vec<u8>, ImageError> {
+fn head(file: &File, at: u64, path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut head = vec![0; HEAD];
     let mut len = 0;
     while len < HEAD {
-        match file.read_at(&mut head[len..], len as u64) {
+        match file.read_at(&mut head[len..], at + len as u64) {
             Ok(0) => break,
             Ok(read) => len += read,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}

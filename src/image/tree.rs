@@ -86,8 +86,8 @@ pub struct Extent {
 pub enum Data {
     /// In a file of the host at this path below the root, which must still be this inode.
     Host { path: Box<[u8]>, dev: u64, ino: u64 },
-    /// In the archive, in ascending order; holes between.
-    Archive(Box<[Extent]>),
+    /// In the archive, or that of the layer, in ascending order; holes between.
+    Archive { layer: u16, extents: Box<[Extent]> },
 }
 
 #[derive(Clone, Debug)]
@@ -197,6 +197,20 @@ impl Tree {
         Ok(())
     }
 
+    /// Takes one name away, with all below it.
+    pub fn remove(&mut self, directory: NodeId, name: &[u8]) {
+        if let Kind::Directory { names, .. } = &mut self.nodes[directory.index()].kind {
+            names.remove(name);
+        }
+    }
+
+    /// Takes every name in a directory away.
+    pub fn clear(&mut self, directory: NodeId) {
+        if let Kind::Directory { names, .. } = &mut self.nodes[directory.index()].kind {
+            names.clear();
+        }
+    }
+
     pub fn set_meta(&mut self, id: NodeId, meta: Meta) {
         self.nodes[id.index()].meta = meta;
     }
@@ -233,7 +247,7 @@ fn weight(node: &Node) -> usize {
         Kind::Symlink(target) => target.len(),
         Kind::File { data, .. } => match data {
             Data::Host { path, .. } => path.len(),
-            Data::Archive(extents) => extents.len() * size_of::<Extent>(),
+            Data::Archive { extents, .. } => extents.len() * size_of::<Extent>(),
         },
         _ => 0,
     };

@@ -4,7 +4,7 @@
 use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
-const VERBS: [&str; 19] = [
+const VERBS: [&str; 25] = [
     "run",
     "boot",
     "ps",
@@ -20,6 +20,12 @@ const VERBS: [&str; 19] = [
     "stop",
     "kill",
     "rm",
+    "volume",
+    "pull",
+    "import",
+    "images",
+    "rmi",
+    "image",
     "kernel",
     "doctor",
     "completions",

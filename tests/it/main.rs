@@ -2,9 +2,11 @@
 //! Tests of the built `husk` from outside, in one binary.
 //!
 //! `cli` needs no KVM. `boot` does, and is what the lab runs too; see docs/testing.md.
+//! `image` runs real registries and tools of others on this host alone.
 //! `support` holds what they share.
 
 mod support;
 
 mod boot;
 mod cli;
+mod image;

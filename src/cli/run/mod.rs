@@ -9,6 +9,7 @@ mod session;
 pub mod storage;
 
 use super::host::Memory;
+use super::image::PullWhen;
 use super::output::{ExitStatus, Failure, Printer};
 use super::ring::GuestRing;
 use super::shape::ShapeArgs;
@@ -41,6 +42,13 @@ pub struct RunArgs {
     /// Set a variable of the command's environment; NAME alone hands on the host's value
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
+    /// Run this program instead of the image's entry point; the image's own command goes
+    /// with it. Empty: run CMD alone
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<OsString>,
+    /// When to ask the registry for IMAGE
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "missing")]
+    pull: PullWhen,
     /// Start in this directory of the guest
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -100,10 +108,11 @@ pub struct RunArgs {
         allow_negative_numbers = true
     )]
     timeout: String,
-    /// Where the root comes from: dir:PATH, tar:PATH, or a ready filesystem image's path
+    /// Where the root comes from: NAME[:TAG] of a registry, dir:, tar:, oci:, oci-archive: or
+    /// docker-archive: and a path, or a ready filesystem image's path
     #[arg(value_name = "IMAGE")]
     image: String,
-    /// The command and its arguments
+    /// The command and its arguments; without it, what the image says
     #[arg(
         value_name = "CMD",
         trailing_var_arg = true,
@@ -114,8 +123,9 @@ pub struct RunArgs {
 
 const EXAMPLES: &str = "\
 Examples:
+  husk run nginx
   husk run dir:./alpine uname -a
-  husk run -it dir:./alpine sh
+  husk run -it alpine sh
   husk run -c 4 -m 2g -e THREADS=4 tar:./service.tar
   tar c src | husk run -i dir:./alpine tar t
   husk run --trace dir:./alpine true

@@ -6,24 +6,24 @@ use super::RunRequest;
 use super::session::window_size;
 use super::storage;
 use crate::cli::host::cache_dir;
+use crate::cli::image::{Bars, problem as image_problem};
 use crate::cli::kernel;
 use crate::cli::launch::Opened;
 use crate::cli::output::{Failure, Printer, Problem};
-use crate::cli::progress::Progress;
 use crate::cli::ring;
 use crate::cli::trace::Waterfall;
 use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
-use crate::image::{self, FsKind, RootFs};
+use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
 use crate::instance::record::Record;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, HOST_PORT, LogRecord, Root, Start, Terminal};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -52,11 +52,11 @@ pub fn gather(
     let mut opened = Opened::default();
     let kvm = opened.kvm()?;
     let cache = cache_dir()?;
-    let mut progress = Progress::new(printer.talk, request.quiet);
+    let mut bars = Bars::new(printer, request.quiet);
     let (kernel, variant) = kernel_of(request, &cache, printer, waterfall)?;
     let kernel = opened.file("kernel", &kernel, false)?;
-    let root = open_image(request, &cache, &mut progress)?;
-    drop(progress);
+    let root = open_image(request, &cache, &mut bars)?;
+    drop(bars);
     waterfall.reached("image ready");
 
     let (agent, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
@@ -65,7 +65,7 @@ pub fn gather(
         fd: opened.keep(agent_initramfs()?.into()),
     };
     let equipment = storage::open(&request.storage, 1, &mut opened)?;
-    let mut start = start(request, root.kind)?;
+    let mut start = start(request, &root)?;
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;
     }
@@ -144,28 +144,10 @@ fn kernel_of(
     }
 }
 
-fn open_image(
-    request: &RunRequest,
-    cache: &Path,
-    progress: &mut Progress,
-) -> Result<RootFs, Problem> {
-    let mut reporter = |step: image::Progress<'_>| match step {
-        image::Progress::Waiting => progress.detail("waiting for another husk to make this image"),
-        image::Progress::Unpacking { done } => progress.detail(&format!("unpacking, {done} bytes")),
-        image::Progress::Writing { done, total } => {
-            progress.detail(&format!("making the image, {done} of {total} bytes"));
-        }
-        image::Progress::Skipped { path, why } => {
-            progress.step(&format!("{} is not in the image: {why}", path.display()));
-        }
-    };
-    image::open(&request.image, cache, &mut reporter).map_err(|error| {
-        let problem = Problem::of(&error);
-        match error.hint() {
-            Some(hint) => problem.hint(hint),
-            None => problem,
-        }
-    })
+fn open_image(request: &RunRequest, cache: &Path, bars: &mut Bars) -> Result<RootFs, Problem> {
+    let mut hear = |step: image::Progress<'_>| bars.hear(step);
+    image::open_with(&request.image, cache, request.pull.into(), &mut hear)
+        .map_err(|error| image_problem(&error))
 }
 
 /// The initial file system as an anonymous file the machine maps.
@@ -178,26 +160,31 @@ fn agent_initramfs() -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
-    if request.command.is_empty() {
+fn start(request: &RunRequest, root: &RootFs) -> Result<Start, Problem> {
+    let typed = Typed {
+        entrypoint: request.entrypoint.as_deref().map(OsStr::as_bytes),
+        command: request.command.iter().map(|word| word.as_bytes()).collect(),
+        env: request
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect(),
+        user: request.user.as_deref(),
+        working_dir: request.workdir.as_deref(),
+    };
+    let process = root.config.process(&typed);
+    if process.argv.is_empty() {
         return Err(
             Problem::new("no command was given, and this image names none")
                 .hint("write it behind the image: husk run IMAGE CMD"),
         );
     }
-    let bytes = |word: &OsString| word.clone().into_vec();
-    let env = request.env.iter().map(|(name, value)| {
-        let mut pair = bytes(name);
-        pair.push(b'=');
-        pair.extend(bytes(value));
-        pair
-    });
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     Ok(Start {
-        argv: request.command.iter().map(bytes).collect(),
-        env: env.collect(),
-        user: request.user.clone().unwrap_or_default(),
-        cwd: request.workdir.clone().unwrap_or_default().into_bytes(),
+        argv: process.argv,
+        env: process.env,
+        user: process.user,
+        cwd: process.cwd,
         hostname: hostname(request),
         terminal: request.tty.then(|| Terminal {
             size: window_size().unwrap_or(husk_protocol::Size {
@@ -209,7 +196,7 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
         stdin: request.interactive,
         root: Some(Root {
             device: "/dev/vda".into(),
-            filesystem: match kind {
+            filesystem: match root.kind {
                 FsKind::Erofs => Filesystem::Erofs,
                 FsKind::Ext4 => Filesystem::Ext4,
                 FsKind::Squashfs => Filesystem::Squashfs,

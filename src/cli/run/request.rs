@@ -6,6 +6,7 @@
 use super::RunArgs;
 use super::storage::Storage;
 use crate::cli::host::Memory;
+use crate::cli::image::PullWhen;
 use crate::cli::output::Problem;
 use crate::cli::ring::GuestRing;
 use crate::cli::shape::Shape;
@@ -32,6 +33,9 @@ const NO_ID: u32 = u32::MAX;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRequest {
     pub image: String,
+    pub pull: PullWhen,
+    /// None: the image's own. Empty: none at all.
+    pub entrypoint: Option<OsString>,
     /// Empty: what the image says.
     pub command: Vec<OsString>,
     pub shape: Shape,
@@ -99,6 +103,8 @@ impl RunRequest {
         match (shape, timeout) {
             (Some(shape), Some(timeout)) if problems.is_empty() => Ok(Self {
                 image: args.image.clone(),
+                pull: args.pull,
+                entrypoint: args.entrypoint.clone(),
                 command: args.command.clone(),
                 shape,
                 storage,

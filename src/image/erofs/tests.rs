@@ -28,7 +28,7 @@ impl Contents for Pool {
     }
 
     fn open(&self, data: &Data, _len: u64) -> Result<Opened, ImageError> {
-        let Data::Archive(extents) = data else {
+        let Data::Archive { extents, .. } = data else {
             panic!("not of the pool");
         };
         Ok(Opened {
@@ -77,7 +77,7 @@ fn file(len: u64, extents: Vec<Extent>) -> Kind {
     let extents = extents.into_iter().filter(|e| e.len > 0).collect();
     Kind::File {
         len,
-        data: Data::Archive(extents),
+        data: Data::Archive { layer: 0, extents },
     }
 }
 
@@ -252,7 +252,7 @@ fn expected(tree: &Tree) -> BTreeMap<Vec<u8>, (NodeId, Entry)> {
             }
             Kind::File {
                 len,
-                data: Data::Archive(extents),
+                data: Data::Archive { extents, .. },
             } => (8, 0, Body::Bytes(content(*len, extents))),
             Kind::File { .. } => panic!("not of the pool"),
             Kind::Symlink(target) => (10, 0, Body::Bytes(target.to_vec())),

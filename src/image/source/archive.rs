@@ -3,7 +3,8 @@
 //!
 //! Runs on the thread that opens an image. The archive is hostile: no length of it is
 //! believed before it is compared with what is there, and no path of it is ever given to
-//! the host. It never interprets whiteouts: an archive is one whole root file system.
+//! the host. An archive is one whole root file system, where whiteouts are files like
+//! others, or a layer above those already in the tree (image-spec, layer.md).
 
 use super::extension::Extension;
 use super::place::{self, PlaceError, Walker};
@@ -12,6 +13,7 @@ use crate::image::erofs::{Contents, Opened};
 use crate::image::error::{ImageError, Malformed};
 use crate::image::tree::{Data, Extent, Kind, Meta, Node, NodeId, Refused, Tree};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,11 +23,28 @@ use tar::Header;
 /// for the 64 KiB of attributes Linux allows, and a path, several times over.
 const MAX_EXTENSION: u64 = 1 << 20;
 
+/// What the name of a file begins with that hides another in the layers below.
+const WHITEOUT: &[u8] = b".wh.";
+/// The whiteout of everything in its directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
 /// An uncompressed archive.
 pub struct Archive {
     file: Arc<File>,
-    len: u64,
+    /// Where in the file the archive begins and ends.
+    start: u64,
+    end: u64,
     path: PathBuf,
+}
+
+/// What is taken of an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    Whole,
+    /// What a layer hides of those below.
+    Whiteouts,
+    /// What a layer brings.
+    Entries,
 }
 
 /// What went wrong with one entry.
@@ -61,29 +80,63 @@ impl Archive {
         let metadata = file
             .metadata()
             .map_err(|error| ImageError::io("read", path, error))?;
-        Ok(Self {
-            file: Arc::new(file),
-            len: metadata.len(),
-            path: path.to_owned(),
-        })
+        Ok(Self::within(Arc::new(file), 0..metadata.len(), path))
     }
 
+    /// A part of a file.
+    pub fn within(file: Arc<File>, range: Range<u64>, path: &Path) -> Self {
+        Self {
+            file,
+            start: range.start,
+            end: range.end,
+            path: path.to_owned(),
+        }
+    }
+
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// The archive as one whole root file system.
     pub fn tree(&self) -> Result<Tree, ImageError> {
+        let mut tree = empty_root();
+        self.read(&mut tree, &mut Walker::default(), 0, Pass::Whole)?;
+        Ok(tree)
+    }
+
+    /// Lays the archive over `tree`, as the layer of this number. A whiteout hides what is
+    /// in the layers below, never what its own layer brings: so all of them come first.
+    pub fn lay_over(
+        &self,
+        tree: &mut Tree,
+        walker: &mut Walker,
+        layer: u16,
+    ) -> Result<(), ImageError> {
+        self.read(tree, walker, layer, Pass::Whiteouts)?;
+        self.read(tree, walker, layer, Pass::Entries)
+    }
+
+    fn read(
+        &self,
+        tree: &mut Tree,
+        walker: &mut Walker,
+        layer: u16,
+        pass: Pass,
+    ) -> Result<(), ImageError> {
         let mut reading = Reading {
             archive: self,
-            tree: Tree::new(Meta {
-                mode: 0o755,
-                ..Meta::default()
-            }),
-            walker: Walker::default(),
-            at: 0,
+            tree,
+            walker,
+            layer,
+            pass,
+            at: self.start,
         };
         loop {
             let offset = reading.at;
             match reading.entry() {
                 Ok(true) => {}
-                Ok(false) => return Ok(reading.tree),
-                Err(problem) => return Err(self.error(offset, problem)),
+                Ok(false) => return Ok(()),
+                Err(problem) => return Err(self.error(offset - self.start, problem)),
             }
         }
     }
@@ -105,6 +158,9 @@ impl Archive {
     }
 
     fn bytes(&self, at: u64, into: &mut [u8]) -> Result<(), Malformed> {
+        if self.end.saturating_sub(at) < into.len() as u64 {
+            return Err(Malformed::Truncated);
+        }
         // A failing disk and a file cut short meanwhile look alike from here on.
         self.file
             .read_exact_at(into, at)
@@ -126,7 +182,7 @@ impl Contents for Archive {
     }
 
     fn open(&self, data: &Data, _len: u64) -> Result<Opened, ImageError> {
-        let Data::Archive(extents) = data else {
+        let Data::Archive { extents, .. } = data else {
             unreachable!("an archive's tree holds files of the archive only");
         };
         Ok(Opened {
@@ -137,10 +193,20 @@ impl Contents for Archive {
     }
 }
 
+/// A root with nothing in it and nothing said of it.
+pub fn empty_root() -> Tree {
+    Tree::new(Meta {
+        mode: 0o755,
+        ..Meta::default()
+    })
+}
+
 struct Reading<'a> {
     archive: &'a Archive,
-    tree: Tree,
-    walker: Walker,
+    tree: &'a mut Tree,
+    walker: &'a mut Walker,
+    layer: u16,
+    pass: Pass,
     /// Of the next header.
     at: u64,
 }
@@ -153,7 +219,7 @@ impl Reading<'_> {
         let mut begun = false;
         loop {
             // The two blocks of zeros at the end are often missing or cut.
-            if self.at == self.archive.len && self.at > 0 && !begun {
+            if self.at == self.archive.end && self.at > self.archive.start && !begun {
                 return Ok(false);
             }
             let block = self.archive.block(self.at)?;
@@ -200,11 +266,11 @@ impl Reading<'_> {
     /// Where the header behind `size` bytes at `data` is.
     fn next(&self, data: u64, size: u64) -> Result<u64, Malformed> {
         let end = data.checked_add(size).ok_or(Malformed::Truncated)?;
-        if end > self.archive.len {
+        if end > self.archive.end {
             return Err(Malformed::Truncated);
         }
         // The padding of the very last entry may be missing.
-        Ok(end.next_multiple_of(BLOCK).min(self.archive.len))
+        Ok(end.next_multiple_of(BLOCK).min(self.archive.end))
     }
 
     fn place(&mut self, header: &Header, data: u64, extension: Extension) -> Result<(), Problem> {
@@ -217,6 +283,17 @@ impl Reading<'_> {
             Some(size) => size,
             None => size(header)?,
         };
+        if self.pass != Pass::Whole {
+            let hidden = hidden(&path)?;
+            if hidden.is_some() || self.pass == Pass::Whiteouts {
+                self.skip(header, data, stored)?;
+            }
+            match (hidden, self.pass) {
+                (Some(name), Pass::Whiteouts) => return Ok(self.hide(&path, name)?),
+                (Some(_), _) | (None, Pass::Whiteouts) => return Ok(()),
+                (None, _) => {}
+            }
+        }
         let kind = match header.entry_type().as_byte() {
             b'1' => {
                 self.at = self.next(data, stored)?;
@@ -241,6 +318,33 @@ impl Reading<'_> {
         self.put(&path, node)
     }
 
+    /// Goes on behind an entry that is of no interest.
+    fn skip(&mut self, header: &Header, data: u64, stored: u64) -> Result<(), Malformed> {
+        match header.entry_type().as_byte() {
+            b'S' => self.old_sparse(header, data, stored).map(drop),
+            _ => {
+                self.at = self.next(data, stored)?;
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes away what the whiteout at `path` hides in the layers below: where there is
+    /// nothing, nothing is hidden.
+    fn hide(&mut self, path: &[u8], hidden: Hidden) -> Result<(), Malformed> {
+        let components = place::components(path)?;
+        let above = components.split_last().map_or(&[][..], |(_, above)| above);
+        let Some(directory) = self.walker.find(self.tree, above)? else {
+            return Ok(());
+        };
+        match hidden {
+            Hidden::Name(name) => self.tree.remove(directory, name),
+            Hidden::All => self.tree.clear(directory),
+            Hidden::Nothing => {}
+        }
+        Ok(())
+    }
+
     fn put(&mut self, path: &[u8], node: Node) -> Result<(), Problem> {
         let components = place::components(path)?;
         let is_directory = matches!(node.kind, Kind::Directory { .. });
@@ -251,7 +355,7 @@ impl Reading<'_> {
             }
             return self.describe(NodeId::ROOT, node);
         };
-        let parent = self.walker.directory(&mut self.tree, above)?;
+        let parent = self.walker.directory(self.tree, above)?;
         match self.tree.lookup(parent, name) {
             Some(known) if is_directory && self.tree.names(known).is_some() => {
                 self.describe(known, node)
@@ -281,11 +385,11 @@ impl Reading<'_> {
         let (to_name, to_above) = to.split_last().ok_or(Malformed::HardLink)?;
         let from = place::components(path)?;
         let (name, above) = from.split_last().ok_or(Malformed::Path)?;
-        let directory = self.walker.directory(&mut self.tree, to_above)?;
+        let directory = self.walker.directory(self.tree, to_above)?;
         let id = self.tree.lookup(directory, to_name);
         let id = id.filter(|&id| self.tree.names(id).is_none());
         let id = id.ok_or(Malformed::HardLink)?;
-        let parent = self.walker.directory(&mut self.tree, above)?;
+        let parent = self.walker.directory(self.tree, above)?;
         self.tree.link(parent, name, id)?;
         Ok(())
     }
@@ -300,13 +404,32 @@ impl Reading<'_> {
         };
         let mapped = sparse.map_in_data || sparse.map.is_some();
         let (Some(len), true) = (sparse.real_size, mapped) else {
-            return Ok(plain(data, stored));
+            return Ok(self.plain(data, stored));
         };
         let stored = (data + stored).checked_sub(from).ok_or(Malformed::Sparse)?;
         Ok(Kind::File {
             len,
-            data: Data::Archive(sparse::extents(&map, len, from, stored)?),
+            data: self.data(sparse::extents(&map, len, from, stored)?),
         })
+    }
+
+    fn plain(&self, data: u64, len: u64) -> Kind {
+        let whole = Extent {
+            at: 0,
+            from: data,
+            len,
+        };
+        Kind::File {
+            len,
+            data: self.data([whole].into()),
+        }
+    }
+
+    fn data(&self, extents: Box<[Extent]>) -> Data {
+        Data::Archive {
+            layer: self.layer,
+            extents,
+        }
     }
 
     fn old_sparse(&mut self, header: &Header, data: u64, stored: u64) -> Result<Kind, Malformed> {
@@ -316,20 +439,38 @@ impl Reading<'_> {
         self.at = self.next(from, stored)?;
         Ok(Kind::File {
             len,
-            data: Data::Archive(sparse::extents(&map, len, from, stored)?),
+            data: self.data(sparse::extents(&map, len, from, stored)?),
         })
     }
 }
 
-fn plain(data: u64, len: u64) -> Kind {
-    let whole = Extent {
-        at: 0,
-        from: data,
-        len,
+/// What a whiteout hides in its directory.
+#[derive(Clone, Copy)]
+enum Hidden<'a> {
+    Name(&'a [u8]),
+    All,
+    /// What a union file system of old kept there for itself.
+    Nothing,
+}
+
+/// None for an entry that is no whiteout.
+fn hidden(path: &[u8]) -> Result<Option<Hidden<'_>>, Malformed> {
+    let parts = || {
+        path.split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
     };
-    Kind::File {
-        len,
-        data: Data::Archive([whole].into()),
+    let name = parts().next_back();
+    if name == Some(OPAQUE) {
+        return Ok(Some(Hidden::All));
+    }
+    let own = [WHITEOUT, WHITEOUT].concat();
+    if parts().any(|part| part.starts_with(&own)) {
+        return Ok(Some(Hidden::Nothing));
+    }
+    match name.and_then(|name| name.strip_prefix(WHITEOUT)) {
+        None => Ok(None),
+        Some(b"" | b"." | b"..") => Err(Malformed::Path),
+        Some(name) => Ok(Some(Hidden::Name(name))),
     }
 }
 

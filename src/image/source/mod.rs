@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an image is made from: a directory of the host, or a tar archive.
+//! What an image is made from: a directory of the host, a tar archive, or an image as
+//! others store it.
 //!
 //! Runs on the thread that opens an image. A source is only ever read.
 
 pub mod archive;
+pub mod bundle;
 pub mod dir;
 mod extension;
-mod place;
+pub mod layout;
+pub mod place;
 mod sparse;
 
 use super::erofs::keeps_xattr;

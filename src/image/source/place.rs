@@ -30,10 +30,35 @@ pub fn components(path: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     Ok(components)
 }
 
-/// Counts lookups over a whole archive.
+/// Counts lookups over all archives of an image.
 #[derive(Default)]
 pub struct Walker {
     steps: usize,
+}
+
+/// A directory, and the name that is not in it.
+type Missing = (NodeId, Box<[u8]>);
+
+/// A path on its way through the tree.
+struct Walk {
+    pending: VecDeque<Box<[u8]>>,
+    /// The way back up, for links that say `..`.
+    way: Vec<NodeId>,
+    links: usize,
+}
+
+impl Walk {
+    fn new(components: &[&[u8]]) -> Self {
+        Self {
+            pending: components.iter().map(|&part| part.into()).collect(),
+            way: vec![NodeId::ROOT],
+            links: 0,
+        }
+    }
+
+    fn here(&self) -> NodeId {
+        *self.way.last().expect("the root is never popped")
+    }
 }
 
 impl Walker {
@@ -44,44 +69,70 @@ impl Walker {
         tree: &mut Tree,
         components: &[&[u8]],
     ) -> Result<NodeId, PlaceError> {
-        let mut pending: VecDeque<Box<[u8]>> = components.iter().map(|&part| part.into()).collect();
-        // The way back up, for links that say `..`.
-        let mut way = vec![NodeId::ROOT];
-        let mut links = 0;
-        while let Some(name) = pending.pop_front() {
+        let mut walk = Walk::new(components);
+        while let Some((here, name)) = self.advance(tree, &mut walk)? {
+            walk.way.push(tree.add(here, &name, implied())?);
+        }
+        match tree.names(walk.here()) {
+            Some(_) => Ok(walk.here()),
+            None => Err(Malformed::Through.into()),
+        }
+    }
+
+    /// What `components` lead to, if to anything.
+    pub fn find(&mut self, tree: &Tree, components: &[&[u8]]) -> Result<Option<NodeId>, Malformed> {
+        let mut walk = Walk::new(components);
+        match self.advance(tree, &mut walk) {
+            Ok(None) => Ok(Some(walk.here())),
+            Ok(Some(_)) | Err(Malformed::Through) => Ok(None),
+            Err(problem) => Err(problem),
+        }
+    }
+
+    /// Goes on to the end, or to the first name that is missing and where it is.
+    fn advance(&mut self, tree: &Tree, walk: &mut Walk) -> Result<Option<Missing>, Malformed> {
+        while let Some(name) = walk.pending.pop_front() {
             self.steps += 1;
             if self.steps > MAX_STEPS {
-                return Err(Malformed::Bomb.into());
+                return Err(Malformed::Bomb);
             }
-            let here = *way.last().expect("the root is never popped");
+            let here = walk.here();
             match &*name {
                 b"" | b"." => continue,
                 b".." => {
-                    way.truncate((way.len() - 1).max(1));
+                    walk.way.truncate((walk.way.len() - 1).max(1));
                     continue;
                 }
                 _ => {}
             }
             let Some(id) = tree.lookup(here, &name) else {
-                way.push(tree.add(here, &name, implied())?);
-                continue;
+                return Ok(Some((here, name)));
             };
             match &tree.node(id).kind {
-                Kind::Directory { .. } => way.push(id),
-                Kind::Symlink(target) if links < MAX_LINKS => {
-                    links += 1;
+                Kind::Directory { .. } => walk.way.push(id),
+                Kind::Symlink(target) if walk.links < MAX_LINKS => {
+                    walk.links += 1;
                     if target.starts_with(b"/") {
-                        way.truncate(1);
+                        walk.way.truncate(1);
                     }
                     for part in target.rsplit(|&byte| byte == b'/') {
-                        pending.push_front(part.into());
+                        walk.pending.push_front(part.into());
                     }
                 }
-                _ => return Err(Malformed::Through.into()),
+                Kind::Symlink(_) => return Err(Malformed::Through),
+                // Nothing is below a file.
+                _ if walk.pending.is_empty() => walk.way.push(id),
+                _ => return Err(Malformed::Through),
             }
         }
-        Ok(*way.last().expect("the root is never popped"))
+        Ok(None)
     }
+}
+
+/// What a path leads to; none where it leads nowhere.
+pub fn find(tree: &Tree, path: &[u8]) -> Option<NodeId> {
+    let components = components(path).ok()?;
+    Walker::default().find(tree, &components).ok().flatten()
 }
 
 /// A path leads nowhere, or the tree is full.

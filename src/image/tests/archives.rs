@@ -13,10 +13,10 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use tar::Header;
 
 #[derive(Clone, Default)]
-struct Tar(Vec<u8>);
+pub struct Tar(pub Vec<u8>);
 
 impl Tar {
-    fn raw(mut self, kind: u8, name: &[u8], size: u64, change: impl Fn(&mut Header)) -> Self {
+    pub fn raw(mut self, kind: u8, name: &[u8], size: u64, change: impl Fn(&mut Header)) -> Self {
         let mut header = Header::new_gnu();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name);
         header.as_mut_bytes()[156] = kind;
@@ -33,35 +33,40 @@ impl Tar {
         self
     }
 
-    fn data(mut self, data: &[u8]) -> Self {
+    pub fn data(mut self, data: &[u8]) -> Self {
         self.0.extend_from_slice(data);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
         self
     }
 
-    fn file(self, name: &str, data: &[u8]) -> Self {
+    pub fn file(self, name: &str, data: &[u8]) -> Self {
         self.raw(b'0', name.as_bytes(), data.len() as u64, |_| {})
             .data(data)
     }
 
-    fn long(self, kind: u8, data: &[u8]) -> Self {
+    pub fn long(self, kind: u8, data: &[u8]) -> Self {
         self.raw(kind, b"x", data.len() as u64, |_| {}).data(data)
     }
 
-    fn directory(self, name: &str) -> Self {
+    pub fn directory(self, name: &str) -> Self {
         self.raw(b'5', name.as_bytes(), 0, |_| {})
     }
 
-    fn link(self, kind: u8, name: &str, target: &str) -> Self {
+    pub fn link(self, kind: u8, name: &str, target: &str) -> Self {
         self.raw(kind, name.as_bytes(), 0, |header| {
             header.as_mut_bytes()[157..157 + target.len()].copy_from_slice(target.as_bytes());
         })
     }
 
-    fn open(&self) -> Result<Entries, ImageError> {
+    /// With its end.
+    pub fn whole(&self) -> Vec<u8> {
         let mut whole = self.0.clone();
         whole.resize(whole.len() + 1024, 0);
-        open_bytes(&whole)
+        whole
+    }
+
+    fn open(&self) -> Result<Entries, ImageError> {
+        open_bytes(&self.whole())
     }
 
     fn malformed(&self) -> Malformed {

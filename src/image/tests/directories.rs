@@ -132,6 +132,7 @@ fn a_socket_is_left_out_and_said() {
 fn what_is_no_image_is_said_in_one_line() {
     let place = Place::new();
     place.write("text", "no file system");
+    place.write("xz", b"\xfd7zXZ\0 and more");
     place.write("zstd", [0x28, 0xb5, 0x2f, 0xfd, 0]);
     let fifo = place.source.path().join("fifo");
     rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
@@ -149,7 +150,8 @@ fn what_is_no_image_is_said_in_one_line() {
         (format!("dir:{at}/text"), "is no directory", None),
         (format!("tar:{at}/none"), "does not exist", None),
         (format!("tar:{at}"), "is neither a regular file", None),
-        (format!("tar:{at}/zstd"), "compressed in a way", None),
+        (format!("tar:{at}/xz"), "compressed in a way", None),
+        (format!("tar:{at}/zstd"), "cannot be read", None),
         (format!("tar:{at}/text"), "it ends in the middle", None),
     ] {
         let error = open(&reference, place.cache.path(), &mut |_| {}).unwrap_err();

@@ -7,9 +7,10 @@
     reason = "tests: a panic is the failure"
 )]
 
-mod archives;
+pub mod archives;
 mod caching;
 mod directories;
+pub mod layers;
 
 use super::testing::{Body, Entry, read_image};
 use super::{ImageError, RootFs, open};

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real registry: what comes, what need not come again, and who may have it.
+
+use super::server::Registry;
+use super::{Cache, Sample};
+use serde_json::json;
+
+#[test]
+fn what_is_here_does_not_come_again() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let Some(registry) = Registry::start(false) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:1", &[]) else {
+        return;
+    };
+    let cache = Cache::new();
+    let digest = cache.good(&["pull", &name]);
+    assert_eq!(cache.blobs().len(), 4);
+    assert_eq!(cache.good(&["pull", &name]), digest);
+    let listed = cache.json(&["images", "--format", "json"]);
+    assert_eq!(listed[0]["name"], name.as_str());
+    assert_eq!(listed[0]["digest"], digest.trim());
+    assert_eq!(cache.good(&["images", "-q"]), format!("{name}\n"));
+    // Pinned, it is the same; and a digest that is another's is refused.
+    let pinned = format!("{}/app@{}", registry.host, digest.trim());
+    assert_eq!(cache.good(&["pull", &pinned]), digest);
+    let other = pinned.replace(&digest.trim()[7..], &"0".repeat(64));
+    cache.bad(&["pull", &other], 1, "no such image");
+    cache.bad(
+        &["pull", &format!("{}/app:2", registry.host)],
+        1,
+        "no such image",
+    );
+
+    // Without the registry: what is here runs on.
+    let host = registry.host.clone();
+    drop(registry);
+    assert_eq!(cache.good(&["pull", "--pull", "missing", &name]), digest);
+    assert_eq!(cache.good(&["pull", "--pull", "never", &name]), digest);
+    cache.bad(&["pull", &name], 1, &format!("cannot pull {host}/app:1"));
+
+    assert_eq!(cache.good(&["rmi", &name]), format!("{name}\n"));
+    assert_eq!(cache.blobs().len(), 4, "the pinned name keeps them");
+    cache.good(&["rmi", &digest[7..19]]);
+    assert!(cache.blobs().is_empty());
+}
+
+#[test]
+fn one_of_many_platforms_is_chosen() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let Some(registry) = Registry::start(false) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:amd64", &[]) else {
+        return;
+    };
+    let cache = Cache::new();
+    let digest = cache.good(&["pull", &name]);
+    let blob = |digest: &str| {
+        cache
+            .path()
+            .join("store/blobs/sha256")
+            .join(&digest.trim()[7..])
+    };
+    let size = std::fs::metadata(blob(&digest)).expect("a manifest").len();
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let entry = |arch: &str| {
+        json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": digest.trim(), "size": size,
+            "platform": { "os": "linux", "architecture": arch } })
+    };
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        _ => "arm64",
+    };
+    let index = |list: &[&str]| {
+        let manifests: Vec<_> = list.iter().map(|arch| entry(arch)).collect();
+        json!({ "schemaVersion": 2, "mediaType": kind, "manifests": manifests }).to_string()
+    };
+    registry.put("/v2/app/manifests/many", kind, &index(&["s390x", arch]));
+    registry.put("/v2/app/manifests/none", kind, &index(&["s390x"]));
+    assert_eq!(
+        cache.good(&["pull", &format!("{}/app:many", registry.host)]),
+        digest
+    );
+    let none = format!("{}/app:none", registry.host);
+    cache.bad(
+        &["pull", &none],
+        1,
+        &format!("no image for linux/{arch}, only for linux/s390x"),
+    );
+}
+
+#[test]
+fn logins_are_those_of_other_tools() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let Some(registry) = Registry::start(true) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:1", &["--dest-creds", "user:secret"]) else {
+        return;
+    };
+    let cache = Cache::new();
+    cache.bad(
+        &["pull", &name],
+        1,
+        &format!("hint: log in first: skopeo login {}", registry.host),
+    );
+    let login = |auth: &str| {
+        let file = json!({ "auths": { registry.host.clone(): { "auth": auth } } });
+        std::fs::write(cache.path().join("none.json"), file.to_string()).expect("a file");
+    };
+    // user:wrong, user:secret
+    login("dXNlcjp3cm9uZw==");
+    cache.bad(&["pull", &name], 1, "was refused");
+    login("dXNlcjpzZWNyZXQ=");
+    cache.good(&["pull", &name]);
+    std::fs::write(cache.path().join("none.json"), "{").expect("a file");
+    cache.bad(&["pull", &name], 1, "cannot be read");
+}
