@@ -105,17 +105,19 @@ pub fn execute(args: &ExecArgs, _printer: &Printer) -> Result<ExitStatus, Failur
 /// A connection to the agent of a machine that runs.
 pub fn dial(found: &Found) -> Result<UnixStream, Failure> {
     let title = found.record.title();
+    let ended = || {
+        Problem::new(format!("machine '{title}' does not run")).hint("husk ps lists those that do")
+    };
     if !found.is_running() {
-        return Err(Problem::new(format!("machine '{title}' does not run"))
-            .hint("husk ps lists those that do")
-            .into());
+        return Err(ended().into());
     }
     call::dial(found, AGENT_PORT).map_err(|error| {
-        Problem::new(format!(
-            "the guest of machine '{title}' takes no further command"
-        ))
-        .because(&error)
-        .into()
+        // Its socket goes before its owner does.
+        if !found.dir.join("vsock.sock").exists() {
+            return ended().into();
+        }
+        let what = format!("the guest of machine '{title}' takes no further command");
+        Problem::new(what).because(&error).into()
     })
 }
 

@@ -367,3 +367,6 @@ fn farewell(mut attached: Attached) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -229,6 +229,8 @@ impl Place {
     /// Under the place's lock: first out of sight, at once, then piece by piece.
     fn discard(&self, dir: &Path, id: &str) -> io::Result<()> {
         let gone = self.path.join(format!("{GONE}{id}"));
+        // Of a husk that was killed here before.
+        let _ = fs::remove_dir_all(&gone);
         match fs::rename(dir, &gone) {
             Ok(()) => fs::remove_dir_all(gone),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -27,7 +27,7 @@ fn fifty_machines_run_at_once() {
     assert_eq!(daily.does(&["ps", "-q"]).lines().count(), MACHINES);
     for name in ["vm0", "vm23", "vm49"] {
         assert_eq!(daily.does(&["exec", name, "hostname"]), format!("{name}\n"));
-        assert_eq!(daily.husk(&["logs", name]).stdout, format!("I am {name}\n"));
+        daily.wait_for(name, &format!("I am {name}\n"));
     }
     let list: Vec<serde_json::Value> =
         serde_json::from_str(&daily.does(&["stats", "--format", "json"])).expect("JSON");

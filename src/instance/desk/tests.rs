@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Clients of all kinds at a desk whose session is played by the test.
+
+use super::*;
+use crate::instance::record::Record;
+use crate::instance::{Found, Place, call};
+use husk_protocol::{Decoder, Message, Start};
+use std::io::{Read as _, Write as _};
+use std::thread;
+
+struct Room {
+    _folder: tempfile::TempDir,
+    found: Found,
+    desk: Option<Desk>,
+}
+
+impl Room {
+    fn open() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = Place::open(&folder.path().join("husk")).expect("a place");
+        let record = Record {
+            detached: true,
+            interactive: true,
+            stop_signal: 15,
+            ..Record::default()
+        };
+        let claim = place.claim(record).expect("a claim");
+        let found = place.find(&claim.record.id).expect("found");
+        Self {
+            _folder: folder,
+            found,
+            desk: Some(Desk::open(claim, true).expect("a desk")),
+        }
+    }
+
+    fn desk(&mut self) -> &mut Desk {
+        self.desk.as_mut().expect("open")
+    }
+
+    /// Turns the desk as a session does, until `done`.
+    #[track_caller]
+    fn turn(&mut self, mut done: impl FnMut(&mut Desk) -> bool) {
+        let until = Instant::now() + Duration::from_secs(30);
+        let desk = self.desk();
+        while !done(desk) {
+            assert!(Instant::now() < until, "nothing came of it");
+            let list = desk.watched();
+            let mut fds: Vec<PollFd<'_>> = list
+                .iter()
+                .map(|(fd, flags)| PollFd::new(*fd, *flags))
+                .collect();
+            poll(&mut fds, PollTimeout::from(50u8)).expect("poll");
+            let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|r| !r.is_empty());
+            let ready: Vec<usize> = (0..fds.len()).filter(|i| is_ready(&fds[*i])).collect();
+            drop(fds);
+            drop(list);
+            desk.ready(&ready);
+        }
+    }
+
+    /// Asks on another thread while the desk turns.
+    fn ask(&mut self, ask: Ask) -> Answer {
+        let found = self.found.clone();
+        let asking = thread::spawn(move || call::ask(&found, &ask).expect("an answer"));
+        self.turn(|_| asking.is_finished());
+        asking.join().expect("no panic")
+    }
+
+    /// An attached client that has said hello.
+    fn attach(&mut self) -> UnixStream {
+        self.desk().told(&Event::Started { pid: 7 });
+        let found = self.found.clone();
+        let calling = thread::spawn(move || call::attach(&found).expect("a connection"));
+        self.turn(|_| calling.is_finished());
+        let mut stream = calling.join().expect("no panic").expect("attached");
+        let mut frame = Vec::new();
+        Message::Start(Start::default())
+            .encode(&mut frame)
+            .expect("it fits");
+        stream.write_all(&frame).expect("room");
+        stream
+    }
+
+    fn attached(&self) -> usize {
+        let desk = self.desk.as_ref().expect("open");
+        desk.clients
+            .iter()
+            .filter(|c| matches!(c, Client::Attached(_)))
+            .count()
+    }
+}
+
+#[test]
+fn requests_are_answered_and_become_wishes() {
+    let mut room = Room::open();
+    assert_eq!(room.ask(Ask::Signal { number: 10 }), Answer::Done);
+    let stop = Ask::Stop {
+        signal: None,
+        grace_ms: 5,
+    };
+    assert_eq!(room.ask(stop), Answer::Done);
+    assert_eq!(room.desk().next_wish(), Some(Wish::Signal(10)));
+    let grace = Duration::from_millis(5);
+    assert_eq!(
+        room.desk().next_wish(),
+        Some(Wish::Stop { signal: 15, grace })
+    );
+    assert!(
+        matches!(room.ask(Ask::Attach), Answer::Refused(_)),
+        "nothing runs yet"
+    );
+    room.desk().told(&Event::Started { pid: 7 });
+    let Answer::Live(live) = room.ask(Ask::Inspect) else {
+        panic!("no answer");
+    };
+    assert_eq!(live.guest_pid, Some(7));
+}
+
+#[test]
+fn who_waits_is_told_the_end() {
+    let mut room = Room::open();
+    let found = room.found.clone();
+    let waiting = thread::spawn(move || call::ask(&found, &Ask::Wait).expect("an answer"));
+    room.turn(|desk| desk.clients.iter().any(|c| matches!(c, Client::Waiting(_))));
+    let ended = Ended {
+        at: 1,
+        code: 3,
+        signal: None,
+        error: None,
+    };
+    room.desk.take().expect("open").conclude(&ended);
+    assert_eq!(waiting.join().expect("no panic"), Answer::Ended(ended));
+}
+
+#[test]
+fn nonsense_is_shown_the_door() {
+    let mut room = Room::open();
+    for words in [
+        &b"\n"[..],
+        b"{}\n",
+        b"\"Nope\"\n",
+        &[b'x'; MAX_REQUEST + 1],
+        b"\xff\xff\n",
+    ] {
+        let mut stream = room.found.call().expect("a connection");
+        stream.write_all(words).expect("room");
+        let reading = thread::spawn(move || {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest);
+            rest
+        });
+        room.turn(|_| reading.is_finished());
+        assert!(reading.join().expect("no panic").is_empty());
+    }
+    // One that says nothing holds up nobody.
+    let _silent = room.found.call().expect("a connection");
+    assert!(matches!(room.ask(Ask::Inspect), Answer::Live(_)));
+}
+
+#[test]
+fn an_onlooker_that_does_not_read_is_let_go_and_the_log_is_whole() {
+    let mut room = Room::open();
+    let stream = room.attach();
+    room.turn(|desk| {
+        matches!(desk.clients.first(), Some(Client::Attached(attached)) if !attached.has_more())
+    });
+    let line = [&[b'x'; 1023][..], b"\n"].concat();
+    let mut lines = 0;
+    while room.attached() > 0 && lines < 100_000 {
+        room.desk().heard(Stream::Stdout, &line);
+        room.desk().ready(&[]);
+        lines += 1;
+    }
+    assert!((1000..20_000).contains(&lines), "{lines}");
+    drop(stream);
+}
+
+#[test]
+fn frames_that_make_no_sense_end_an_attachment_only() {
+    let mut room = Room::open();
+    let mut stream = room.attach();
+    assert_eq!(room.attached(), 1);
+    let mut frame = Vec::new();
+    Message::Shutdown.encode(&mut frame).expect("it fits");
+    stream.write_all(&frame).expect("room");
+    room.turn(|desk| desk.clients.is_empty());
+    assert_eq!(room.desk().next_wish(), None);
+}
+
+#[test]
+fn what_is_typed_becomes_input_and_output_is_heard() {
+    let mut room = Room::open();
+    let mut stream = room.attach();
+    let mut frames = Vec::new();
+    let data = Message::Data {
+        stream: Stream::Stdin,
+        bytes: b"typed",
+    };
+    data.encode(&mut frames).expect("it fits");
+    Message::Eof {
+        stream: Stream::Stdin,
+    }
+    .encode(&mut frames)
+    .expect("it fits");
+    stream.write_all(&frames).expect("room");
+    room.turn(|desk| desk.input_ended());
+    assert_eq!(room.desk().input(3).as_deref(), Some(&b"typ"[..]));
+    assert_eq!(room.desk().input(30).as_deref(), Some(&b"ed"[..]));
+    assert_eq!(room.desk().input(30), None);
+    room.desk().heard(Stream::Stdout, b"heard");
+    room.desk().told(&Event::Exited(Exit::Code(4)));
+    let ended = Ended {
+        at: 1,
+        code: 4,
+        signal: None,
+        error: None,
+    };
+    room.desk.take().expect("open").conclude(&ended);
+
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).expect("all of it");
+    let mut decoder = Decoder::new();
+    decoder.space()[..bytes.len()].copy_from_slice(&bytes);
+    decoder.filled(bytes.len());
+    let mut seen = Vec::new();
+    while let Some(message) = decoder.take().expect("frames") {
+        seen.push(format!("{message:?}"));
+    }
+    let all = seen.join(" ");
+    assert!(
+        all.starts_with("Hello") && all.ends_with("Exited(Code(4))"),
+        "{all}"
+    );
+    assert!(all.contains("Started { pid: 7 }") && all.contains("[104, 101, 97, 114, 100]"));
+}
