@@ -53,7 +53,7 @@ pub fn gather(
     let kvm = opened.kvm()?;
     let cache = cache_dir()?;
     let mut progress = Progress::new(printer.talk, request.quiet);
-    let (kernel, variant) = kernel_of(request, &cache, waterfall)?;
+    let (kernel, variant) = kernel_of(request, &cache, printer, waterfall)?;
     let kernel = opened.file("kernel", &kernel, false)?;
     let root = open_image(request, &cache, &mut progress)?;
     drop(progress);
@@ -126,6 +126,7 @@ pub fn gather(
 fn kernel_of(
     request: &RunRequest,
     cache: &Path,
+    printer: &Printer,
     waterfall: &mut Waterfall,
 ) -> Result<(PathBuf, Option<Variant>), Problem> {
     match (&request.kernel, request.guest_ring) {
@@ -136,6 +137,10 @@ fn kernel_of(
         }
         (None, asked) => {
             let choice = ring::choose(asked)?;
+            // A start of seconds in place of a tenth wants its reason.
+            if let Some(why) = choice.fallback.as_ref().filter(|_| !request.quiet) {
+                printer.talk(&format!("husk: the guest's kernel is interpreted: {why}\n"));
+            }
             waterfall.fell_back(choice.fallback);
             let kernel = kernel::of(cache, choice.variant)?;
             Ok((kernel.vmlinux, Some(choice.variant)))
