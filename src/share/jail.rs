@@ -29,12 +29,12 @@ pub struct Doors {
 }
 
 /// What the owner of a file, or root of a machine that was started by root, may do to it.
-/// All of these reach only files whose owner is known in the server's user namespace.
-const KEPT: [Capability; 4] = [
+/// All of these reach only files whose owner is known in the server's user namespace. Not
+/// CAP_FSETID: a program of the host's that a guest writes to loses its set-user-ID bit.
+const KEPT: [Capability; 3] = [
     Capability::CAP_CHOWN,
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_FOWNER,
-    Capability::CAP_FSETID,
 ];
 
 pub fn enter(directory: &Path, read_only: bool) -> io::Result<Doors> {

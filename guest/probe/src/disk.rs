@@ -60,6 +60,8 @@ pub fn measure(path: &str, mib: usize, milliseconds: usize, cached: bool) -> Res
     let file = File::options()
         .read(true)
         .write(true)
+        .create(true)
+        .truncate(false)
         .custom_flags(flags)
         .open(path)
         .map_err(|error| format!("{path}: {error}"))?;

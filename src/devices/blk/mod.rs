@@ -331,8 +331,14 @@ impl VirtioDevice for Blk {
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        self.stalled = false;
         let served = io.serve(index, |chain| self.request(chain));
         self.backend.kick();
+        // What the host had in its memory is done by now.
+        self.answer(io);
+        if self.stalled && !self.free.is_empty() {
+            io.again(index);
+        }
         served
     }
 
@@ -345,7 +351,7 @@ impl VirtioDevice for Blk {
         match (token, &self.timer) {
             (ENDED, _) => {
                 self.answer(io);
-                match std::mem::take(&mut self.stalled) {
+                match self.stalled {
                     true => self.process_queue(0, io),
                     false => Ok(()),
                 }
