@@ -11,7 +11,7 @@ use super::cache::{Cache, Part, Wait};
 use super::crew;
 use super::digest::Digest;
 use super::erofs::{Contents, Opened};
-use super::error::{BlobFault, ImageError};
+use super::error::{BlobFault, ImageError, Malformed};
 use super::manifest::{self, Document, Manifest, Unfit};
 use super::process::ImageConfig;
 use super::reference::Packing;
@@ -182,7 +182,21 @@ impl Layer {
             file: &file,
             path: &part.path,
         };
-        let found = unpack(blob, packing, &spool, budget, told)?;
+        let found = match unpack(blob, packing, &spool, budget, told) {
+            // Cannot be unpacked: is it made so, or not what was made?
+            Err(
+                error @ ImageError::Archive {
+                    problem: Malformed::Compressed,
+                    ..
+                },
+            ) => {
+                return Err(match blob.digest()? == ids.0 {
+                    true => error,
+                    false => fault(&ids.0, BlobFault::Digest),
+                });
+            }
+            found => found?,
+        };
         // In this order: who changed a blob is told so, and not that its image is wrong.
         if found.packed != ids.0 {
             return Err(fault(&ids.0, BlobFault::Digest));

@@ -51,6 +51,7 @@ use source::bundle::{Bundle, DockerArchive};
 use source::dir::{Directory, Scan};
 use source::layout::{Layout, OciArchive};
 use source::{Moment, stamp};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,17 +129,18 @@ pub fn open_with(
             let store = Store::open(cache)?;
             // Nothing of it goes while it is read.
             let _using = store.using(&mut || progress(Progress::Waiting))?;
-            let kept = (&store, name);
-            match open_kept(kept, &images()?, policy, progress) {
-                // The disk did not keep what was put there; it comes again, once.
-                Err(ImageError::Blob {
-                    digest,
-                    problem: BlobFault::Digest,
-                }) if policy != PullPolicy::Never => {
-                    store.discard(&digest);
-                    open_kept(kept, &images()?, policy, progress)
+            let mut discarded = BTreeSet::new();
+            loop {
+                match open_kept((&store, name), &images()?, policy, progress) {
+                    // The disk did not keep what was put there; each blob comes again once.
+                    Err(ImageError::Blob {
+                        digest,
+                        problem: BlobFault::Digest,
+                    }) if policy != PullPolicy::Never && discarded.insert(digest) => {
+                        store.discard(&digest);
+                    }
+                    result => return result,
                 }
-                result => result,
             }
         }
         Reference::Layout(path, _)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A real registry: what comes, what need not come again, and who may have it.
 
-use super::server::Registry;
+use super::server::{Kind, Registry};
 use super::{Cache, Sample};
+use crate::support::finish;
 use serde_json::json;
 
 #[test]
@@ -10,7 +11,7 @@ fn what_is_here_does_not_come_again() {
     let Some(sample) = Sample::shared() else {
         return;
     };
-    let Some(registry) = Registry::start(false) else {
+    let Some(registry) = Registry::start(Kind::default()) else {
         return;
     };
     let Some(name) = registry.push(sample, "app:1", &[]) else {
@@ -53,7 +54,7 @@ fn one_of_many_platforms_is_chosen() {
     let Some(sample) = Sample::shared() else {
         return;
     };
-    let Some(registry) = Registry::start(false) else {
+    let Some(registry) = Registry::start(Kind::default()) else {
         return;
     };
     let Some(name) = registry.push(sample, "app:amd64", &[]) else {
@@ -96,12 +97,17 @@ fn one_of_many_platforms_is_chosen() {
     );
 }
 
+const LOGIN: Kind = Kind {
+    login: true,
+    tls: false,
+};
+
 #[test]
 fn logins_are_those_of_other_tools() {
     let Some(sample) = Sample::shared() else {
         return;
     };
-    let Some(registry) = Registry::start(true) else {
+    let Some(registry) = Registry::start(LOGIN) else {
         return;
     };
     let Some(name) = registry.push(sample, "app:1", &["--dest-creds", "user:secret"]) else {
@@ -124,4 +130,55 @@ fn logins_are_those_of_other_tools() {
     cache.good(&["pull", &name]);
     std::fs::write(cache.path().join("none.json"), "{").expect("a file");
     cache.bad(&["pull", &name], 1, "cannot be read");
+}
+
+#[test]
+fn a_certificate_nobody_vouches_for_is_refused() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let tls = Kind { tls: true, ..LOGIN };
+    let Some(registry) = Registry::start(tls) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:1", &["--dest-creds", "user:secret"]) else {
+        return;
+    };
+    let cache = Cache::new();
+    let file = json!({ "auths": { registry.host.clone(): { "auth": "dXNlcjpzZWNyZXQ=" } } });
+    std::fs::write(cache.path().join("none.json"), file.to_string()).expect("a file");
+    cache.bad(&["pull", &name], 1, "cannot be reached");
+    // The system's roots, as every program that asks OpenSSL's variable sees them.
+    let mut pull = cache.command(&["pull", &name]);
+    let outcome = finish(pull.env("SSL_CERT_FILE", registry.certificate()));
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert_eq!(cache.blobs().len(), 4);
+}
+
+#[test]
+fn a_blob_the_disk_did_not_keep_comes_again() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let Some(registry) = Registry::start(Kind::default()) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:1", &[]) else {
+        return;
+    };
+    let cache = Cache::new();
+    cache.good(&["pull", &name]);
+    for blob in cache.blobs() {
+        let mut bytes = std::fs::read(&blob).expect("a blob");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&blob, bytes).expect("a blob");
+    }
+    // Kernels are looked for in the cache; any will do to see the image made.
+    let run = ["run", "--kernel", "/etc/passwd", &name, "true"];
+    let outcome = cache.husk(&run);
+    assert!(outcome.stderr.contains("/etc/passwd"), "{outcome:?}");
+    assert_eq!(cache.good(&["images", "-q"]), format!("{name}\n"));
+    let sizes = cache.json(&["images", "--format", "json"]);
+    assert!(sizes[0]["size"].is_u64(), "{sizes}");
 }

@@ -4,6 +4,7 @@
 use super::{Sample, done, tool};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use tempfile::TempDir;
 
@@ -13,14 +14,23 @@ const LOGIN: &str = "user:$2y$05$cGhCFhDq8TNb8NbeSWfACOtfw9w80Iz0K7WzuIvlYyEAni/
 pub struct Registry {
     process: Child,
     pub host: String,
-    _folder: TempDir,
+    folder: TempDir,
+}
+
+/// What a registry is beside being one.
+#[derive(Clone, Copy, Default)]
+pub struct Kind {
+    /// Only `user` may have anything.
+    pub login: bool,
+    /// With a certificate of its own making.
+    pub tls: bool,
 }
 
 impl Registry {
-    pub fn start(login: bool) -> Option<Self> {
+    pub fn start(kind: Kind) -> Option<Self> {
         let folder = TempDir::new().expect("a folder");
         let path = |name: &str| folder.path().join(name);
-        let auth = match login {
+        let auth = match kind.login {
             true => {
                 std::fs::write(path("login"), LOGIN).expect("a file");
                 let file = path("login").display().to_string();
@@ -28,9 +38,17 @@ impl Registry {
             }
             false => String::new(),
         };
+        let tls = match kind.tls {
+            true => {
+                certify(folder.path())?;
+                let (cert, key) = (path("cert.pem"), path("key.pem"));
+                format!(", tls: {{certificate: {cert:?}, key: {key:?}}}")
+            }
+            false => String::new(),
+        };
         let config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\n\
-             http: {{addr: \"127.0.0.1:0\"}}\n{auth}",
+             http: {{addr: \"127.0.0.1:0\"{tls}}}\n{auth}",
             path("data").display().to_string()
         );
         std::fs::write(path("config.yml"), config).expect("a file");
@@ -54,8 +72,13 @@ impl Registry {
         Some(Self {
             process,
             host: format!("localhost:{port}"),
-            _folder: folder,
+            folder,
         })
+    }
+
+    /// What whoever trusts it must trust.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
     }
 
     /// Fills it by skopeo; what the image is called there.
@@ -87,6 +110,28 @@ impl Registry {
         stream.read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     }
+}
+
+/// Not one that may sign others: such a one is no server's.
+const CERTIFICATE: &str = "[req]\ndistinguished_name = dn\nx509_extensions = ext\n[dn]\n[ext]\n\
+    subjectAltName = DNS:localhost\nbasicConstraints = critical,CA:FALSE\n";
+
+/// A certificate for localhost that signs itself.
+fn certify(folder: &Path) -> Option<()> {
+    let mut openssl = tool("openssl")?;
+    openssl.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+    ]);
+    openssl.args([
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=DNS:localhost",
+    ]);
+    openssl.arg("-keyout").arg(folder.join("key.pem"));
+    openssl.arg("-out").arg(folder.join("cert.pem"));
+    done(&mut openssl);
+    Some(())
 }
 
 impl Drop for Registry {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every way to name an image leads to the same machine, and what it says is obeyed.
 
-use super::server::Registry;
+use super::server::{Kind, Registry};
 use super::{Cache, SAID, Sample, done, tool};
 use crate::support::husk::{Host, Husk};
 
@@ -25,7 +25,8 @@ fn all_sources_are_one_image() {
         run(&host, &reference, &[], &[]).end().is(0, SAID, "");
     }
     // Of one registry skopeo takes what is there already, however it is packed.
-    let (Some(first), Some(second)) = (Registry::start(false), Registry::start(false)) else {
+    let start = || Registry::start(Kind::default());
+    let (Some(first), Some(second)) = (start(), start()) else {
         return;
     };
     // skopeo packs what is not packed yet.
