@@ -76,7 +76,7 @@ struct Told {
 pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let mut waterfall = Waterfall::starting(exec);
     let parts = parts::gather(request, printer, &mut waterfall)?;
-    let record = parts::record(request, &parts.config, &parts.start);
+    let record = parts::record(request, &parts);
     let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
     let socket = hand_over(request, parts, record)?;
     let report = socket

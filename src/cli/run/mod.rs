@@ -76,9 +76,9 @@ pub struct RunArgs {
     /// Something to know it by, as often as wanted
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
-    /// What `husk stop` asks the command to end with
-    #[arg(long, value_name = "SIGNAL", default_value = "TERM")]
-    stop_signal: String,
+    /// What `husk stop` asks the command to end with; without it, what the image says, or TERM
+    #[arg(long, value_name = "SIGNAL")]
+    stop_signal: Option<String>,
     /// Refuse writes to the root instead of keeping them in memory
     #[arg(long)]
     read_only: bool,

@@ -11,6 +11,7 @@ use crate::cli::kernel;
 use crate::cli::launch::Opened;
 use crate::cli::output::{Failure, Printer, Problem};
 use crate::cli::ring;
+use crate::cli::signals;
 use crate::cli::trace::Waterfall;
 use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
 use crate::image::{self, FsKind, RootFs, Typed};
@@ -35,6 +36,9 @@ const GUEST_CID: u32 = 3;
 const CMDLINE: &str = "quiet earlyprintk=serial,ttyS0,115200,keep panic=-1 reboot=k,f \
     tsc=reliable rcupdate.rcu_expedited=1";
 
+/// What a command is asked to end with where neither operator nor image says.
+const SIGTERM: u8 = 15;
+
 /// Everything, open. `opened` is dropped once the machine's process has it.
 pub struct Parts {
     pub config: VmConfig,
@@ -42,6 +46,8 @@ pub struct Parts {
     pub agent: UnixStream,
     pub start: Start,
     pub opened: Opened,
+    /// What ends the command when the machine is asked to stop.
+    pub stop_signal: u8,
 }
 
 pub fn gather(
@@ -64,6 +70,9 @@ pub fn gather(
         path: "the agent's initramfs".into(),
         fd: opened.keep(agent_initramfs()?.into()),
     };
+    let said = root.config.stop_signal.as_deref();
+    let said = said.and_then(|text| signals::parse(text).ok());
+    let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
     let equipment = storage::open(&request.storage, 1, &mut opened)?;
     let mut start = start(request, &root)?;
     if let Some(root) = &mut start.root {
@@ -114,6 +123,7 @@ pub fn gather(
         agent,
         start,
         opened,
+        stop_signal,
     })
 }
 
@@ -217,7 +227,8 @@ fn hostname(request: &RunRequest) -> String {
 }
 
 /// What is written down of the machine.
-pub fn record(request: &RunRequest, config: &VmConfig, start: &Start) -> Record {
+pub fn record(request: &RunRequest, parts: &Parts) -> Record {
+    let Parts { config, start, .. } = parts;
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     Record {
         name: request.name.clone(),
@@ -228,7 +239,7 @@ pub fn record(request: &RunRequest, config: &VmConfig, start: &Start) -> Record 
         remove: request.remove,
         tty: start.terminal.is_some(),
         interactive: start.stdin,
-        stop_signal: request.stop_signal,
+        stop_signal: parts.stop_signal,
         cpus: config.cpus,
         memory: config.memory,
         kernel: config.boot.kernel.path.display().to_string(),

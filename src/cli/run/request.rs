@@ -64,7 +64,7 @@ pub struct RunRequest {
     pub name: Option<String>,
     pub remove: bool,
     pub labels: BTreeMap<String, String>,
-    pub stop_signal: u8,
+    pub stop_signal: Option<u8>,
 }
 
 impl RunRequest {
@@ -93,9 +93,11 @@ impl RunRequest {
         let mut note = |result: Result<(), Problem>| problems.extend(result.err());
         note(args.name.as_deref().map_or(Ok(()), name));
         note(detached(args));
-        let stop_signal = signals::parse(&args.stop_signal)
-            .map_err(|why| problems.push(Problem::new(format!("--stop-signal {why}"))))
-            .unwrap_or_default();
+        let stop_signal = args.stop_signal.as_deref().and_then(|text| {
+            signals::parse(text)
+                .map_err(|why| problems.push(Problem::new(format!("--stop-signal {why}"))))
+                .ok()
+        });
         let labels = labels(&args.label, &mut problems);
         let timeout = timeout(&args.timeout)
             .map_err(|problem| problems.push(problem))

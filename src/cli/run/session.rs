@@ -39,15 +39,17 @@ impl session::Signals for Signals {
 
 pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let mut waterfall = Waterfall::starting(exec);
+    let parts = parts::gather(request, printer, &mut waterfall)?;
+    let record = parts::record(request, &parts);
     let Parts {
         config,
         agent,
         start,
         opened,
-    } = parts::gather(request, printer, &mut waterfall)?;
+        ..
+    } = parts;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;
-    let record = parts::record(request, &config, &start);
     let mut owned = owner::start(&runtime_dir(), record, config, opened)?;
     waterfall.reached("machine process started");
     let raw = match request.tty {
