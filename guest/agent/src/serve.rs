@@ -37,10 +37,8 @@ pub fn serve(
             !over
         });
         let ready = wait(&mut main, &mut further, &children, listener.as_ref());
-        if main.is_linked() {
-            if !main.receive()? {
-                return Ok(Ending::LinkLost);
-            }
+        if main.is_linked() && !main.receive()? {
+            return Ok(Ending::LinkLost);
         }
         further.retain_mut(|session| {
             let alive = !session.is_linked() || matches!(session.receive(), Ok(true));
