@@ -14,6 +14,7 @@ use super::signals::Signals;
 use crate::instance::session::Streams;
 use anyhow::Context as _;
 use husk_protocol::Start;
+use std::ffi::OsStr;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
@@ -65,7 +66,7 @@ fn out(machine: &str, path: &str, to: &str, printer: &Printer) -> Result<ExitSta
     if to == "-" {
         return guest::converse(stream, start, guest::streams(false)?, false);
     }
-    let target = unpack::Target::open(Path::new(to))?;
+    let target = unpack::Target::open(Path::new(to), last_name(path))?;
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
     let streams = Streams {
         stdin: None,
@@ -83,6 +84,13 @@ fn out(machine: &str, path: &str, to: &str, printer: &Printer) -> Result<ExitSta
         (0, true) => ExitStatus::Success,
         _ => ExitStatus::UserError,
     })
+}
+
+/// What a path of the guest is called here; none for the content of a directory.
+fn last_name(path: &str) -> Option<&OsStr> {
+    let name = path.trim_end_matches('/').rsplit('/').next();
+    name.filter(|name| !matches!(*name, "" | "." | ".."))
+        .map(OsStr::new)
 }
 
 fn into(from: &str, machine: &str, path: &str) -> Result<ExitStatus, Failure> {
@@ -142,7 +150,7 @@ fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
     let path = Path::new(from);
     let name = match path.components().next_back() {
         Some(Component::Normal(name)) if !from.as_bytes().ends_with(b"/.") => name,
-        _ => std::ffi::OsStr::new("."),
+        _ => OsStr::new("."),
     };
     if directory {
         builder.append_dir_all(name, path)?;
@@ -152,7 +160,7 @@ fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_metadata(&file.metadata()?);
         // A name of this host may be no UTF-8; the stream takes any bytes.
-        let name = Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()));
+        let name = Path::new(OsStr::from_bytes(name.as_bytes()));
         builder.append_data(&mut header, name, &mut file)?;
     }
     builder.finish()
@@ -161,6 +169,16 @@ fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_arrives_has_the_name_that_was_asked_for() {
+        let name = |path| last_name(path).and_then(OsStr::to_str);
+        assert_eq!(name("/var/log//"), Some("log"));
+        assert_eq!(name("log"), Some("log"));
+        for path in ["/", "/var/.", "/var/..", "."] {
+            assert_eq!(name(path), None, "{path}");
+        }
+    }
 
     #[test]
     fn paths_of_guests_have_a_colon_before_any_slash() {

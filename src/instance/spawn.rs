@@ -60,6 +60,12 @@ impl AsFd for Control {
 }
 
 impl Spawned {
+    /// Ends the process whatever it does; one that is gone stays so.
+    pub fn kill(&self) {
+        let signal = rustix::process::Signal::KILL;
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
+    }
+
     /// Waits for the process to be gone and reaps it; returns its exit code, or 128 plus the
     /// signal that killed it.
     pub fn wait(&self) -> io::Result<i32> {

@@ -37,7 +37,9 @@ pub struct Target {
 
 impl Target {
     /// Into the directory of this path, or as the path itself if nothing is there or a file.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    /// `name` is what was asked for, and all that comes into being in a directory: a guest
+    /// that sends other names has them changed to it. None is a directory's content.
+    pub fn open(path: &Path, name: Option<&OsStr>) -> Result<Self, Failure> {
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let open = |path: &Path| fs::openat(CWD, path, flags, Mode::empty());
         let fail = |path: &Path, errno: Errno| {
@@ -49,7 +51,7 @@ impl Target {
         match open(path) {
             Ok(directory) => Ok(Self {
                 directory,
-                name: None,
+                name: name.map(OsStr::to_owned),
             }),
             Err(Errno::NOENT | Errno::NOTDIR) if !path.as_os_str().as_bytes().ends_with(b"/") => {
                 let name = path.file_name().ok_or_else(|| fail(path, Errno::NOENT))?;
@@ -181,11 +183,12 @@ fn make(
     let made = match entry.kind {
         Kind::File => return file(input, &parent, name, entry),
         Kind::Directory => match fs::mkdirat(&parent, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {
+            Ok(()) => {
                 directories.push((parts.clone(), entry.mode, entry.mtime));
-                // Taken over only if it is a directory, and no link to one.
-                target.directory(&parts).map(drop)
+                Ok(())
             }
+            // Taken as it is, mode and all, if it is a directory and no link to one.
+            Err(Errno::EXIST) => target.directory(&parts).map(drop),
             Err(errno) => Err(errno),
         },
         Kind::Symlink => {

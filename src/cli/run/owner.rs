@@ -117,7 +117,7 @@ pub fn drive(
     operator: Operator<'_>,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Outcome, SessionError> {
-    session::drive(
+    let result = session::drive(
         Session {
             agent: operator.agent,
             start: operator.start,
@@ -133,7 +133,12 @@ pub fn drive(
             detachable: false,
         },
         on_event,
-    )
+    );
+    // One that was given up on may be stopped, or hang: it would never see its socket end.
+    if !result.as_ref().is_ok_and(|outcome| outcome.end.is_some()) {
+        owned.machine.kill();
+    }
+    result
 }
 
 /// How it ended, for those who ask later.

@@ -104,6 +104,17 @@ fn an_owner_killed_while_it_starts_leaves_nothing() {
 }
 
 #[test]
+fn a_machine_that_hangs_is_ended_by_its_owner() {
+    let Some(daily) = Daily::find() else { return };
+    daily.detach(&["--name", "box"], FOREVER);
+    let machine = daily.pid("box", "machine_pid");
+    nix::sys::signal::kill(machine, Signal::SIGSTOP).expect("it is there");
+    assert_eq!(daily.does(&["stop", "-t", "200ms", "box"]), "box\n");
+    assert_eq!(daily.does(&["wait", "box"]), "137\n");
+    assert!(eventually(|| !lives(machine)), "the machine lives on");
+}
+
+#[test]
 fn one_that_is_stopped_in_its_tracks_is_still_removed() {
     let Some(daily) = Daily::find() else { return };
     daily.detach(&["--name", "box"], FOREVER);

@@ -42,9 +42,15 @@ impl Stream {
         self.entry(name, Kind::Symlink, to, 0o777, b"")
     }
 
-    fn into(mut self, to: &Path) -> Result<Vec<String>, Failure> {
+    /// As the content of a directory, which has the most freedom.
+    fn into(self, to: &Path) -> Result<Vec<String>, Failure> {
+        self.named(to, None)
+    }
+
+    fn named(mut self, to: &Path, name: Option<&str>) -> Result<Vec<String>, Failure> {
         end(&mut self.0);
-        unpack(&self.0[..], &Target::open(to).expect("a target"))
+        let target = Target::open(to, name.map(OsStr::new));
+        unpack(&self.0[..], &target.expect("a target"))
     }
 }
 
@@ -109,8 +115,8 @@ fn the_destination_may_be_a_new_name() {
     let name = to.join("other");
     Stream::new().file("f", "y").into(&name).expect("unpacked");
     assert_eq!(std::fs::read_to_string(&name).expect("a file"), "y");
-    assert!(Target::open(&to.join("no/such")).is_err());
-    assert!(Target::open(&to.join("slash/")).is_err());
+    assert!(Target::open(&to.join("no/such"), None).is_err());
+    assert!(Target::open(&to.join("slash/"), None).is_err());
 }
 
 #[test]
@@ -151,6 +157,45 @@ fn links_are_made_and_never_followed() {
     untouched(&beside);
     let file = to.join("file").symlink_metadata().expect("a file");
     assert!(file.is_file(), "it took the link's place");
+}
+
+/// Somebody who copies `log` into their home gets `log` there, and no `.profile`.
+#[test]
+fn a_guest_does_not_choose_what_it_is_called() {
+    let (_folder, to, _) = world();
+    std::fs::create_dir(to.join(".ssh")).expect("a folder");
+    std::fs::write(to.join(".profile"), "mine").expect("a file");
+    Stream::new()
+        .dir("log")
+        .file("log/ok", "x")
+        .entry(".ssh", Kind::Directory, "", 0o777, b"")
+        .file(".ssh/authorized_keys", "x")
+        .named(&to, Some("log"))
+        .expect("unpacked");
+    let _ = Stream::new()
+        .file(".profile", "x")
+        .named(&to, Some("other"));
+    assert!(!to.join(".ssh/authorized_keys").exists());
+    assert_eq!(
+        std::fs::read_to_string(to.join(".profile")).expect("a file"),
+        "mine"
+    );
+    assert!(to.join("log/ok").exists() && to.join("other").is_file());
+}
+
+/// A directory that was there keeps its mode: a guest opens nobody's to all.
+#[test]
+fn directories_that_were_there_stay_as_they_are() {
+    let (_folder, to, _) = world();
+    let mine = to.join("mine");
+    std::fs::create_dir(&mine).expect("a folder");
+    let before = mine.metadata().expect("a folder").mode();
+    Stream::new()
+        .entry("mine", Kind::Directory, "", 0o777, b"")
+        .file("mine/x", "x")
+        .into(&to)
+        .expect("unpacked");
+    assert_eq!(mine.metadata().expect("a folder").mode(), before);
 }
 
 /// A link of the operator's own within the destination is no way out for the guest either.
@@ -194,7 +239,7 @@ fn devices_are_left_out_and_streams_that_break_off_told() {
     assert_eq!(skipped.len(), 1, "{skipped:?}");
     assert!(to.join("after").exists() && !to.join("pipe").exists());
 
-    let target = Target::open(&to).expect("a target");
+    let target = Target::open(&to, None).expect("a target");
     let cut = Stream::new().file("long", &"x".repeat(5000)).0;
     for at in [1, 511, 513, 4000] {
         assert!(unpack(&cut[..at], &target).is_err(), "{at}");
