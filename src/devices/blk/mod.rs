@@ -106,6 +106,17 @@ impl Blk {
                 "disk {id}: the last {stray} bytes fill no 512-byte sector and stay hidden"
             ));
         }
+        let backend = backend::open(file, choice)?;
+        Self::over(backend, length, read_only, id, limits)
+    }
+
+    fn over(
+        backend: Box<dyn Backend>,
+        length: u64,
+        read_only: bool,
+        id: &str,
+        limits: Limits,
+    ) -> io::Result<Self> {
         let mut name = [0; ID_BYTES];
         for (to, from) in name.iter_mut().zip(id.bytes()) {
             *to = from;
@@ -129,7 +140,7 @@ impl Blk {
             false => Some(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?),
         };
         Ok(Self {
-            backend: backend::open(file, choice)?,
+            backend,
             rules: Rules {
                 length,
                 read_only,

@@ -5,6 +5,7 @@ use super::request::MAX_REQUEST;
 use super::*;
 use crate::virtio::testing::Driver;
 use std::io::{Read as _, Seek as _, Write as _};
+use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes as _, GuestAddress};
 
 const SECTORS: u64 = 64;
@@ -385,4 +386,146 @@ fn scattered_data_stays_in_order() {
         }
     }
     assert_eq!(driver.fetch(status, 1), [S_OK]);
+}
+
+/// A backend that does nothing but take notes, and ends what the test says.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Noted>>);
+
+#[derive(Default)]
+struct Noted {
+    asked: Vec<(u32, &'static str)>,
+    ended: Vec<u32>,
+    ready: Option<vmm_sys_util::eventfd::EventFd>,
+}
+
+impl Notes {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Noted> {
+        self.0.lock().expect("no panic")
+    }
+
+    fn asked(&self) -> Vec<&'static str> {
+        self.lock().asked.iter().map(|(_, what)| *what).collect()
+    }
+
+    /// The `index`-th of all that was ever asked has ended.
+    fn end(&self, index: usize) {
+        let mut noted = self.lock();
+        let (tag, _) = noted.asked[index];
+        noted.ended.push(tag);
+        let ready = noted.ready.as_ref().expect("it is in use");
+        ready.write(1).expect("room");
+    }
+}
+
+impl Backend for Notes {
+    fn submit(&mut self, tag: u32, work: Transfer) -> Result<(), Transfer> {
+        let what = match work {
+            Transfer::Read { .. } => "read",
+            Transfer::Write { .. } => "write",
+            Transfer::Flush => "flush",
+            Transfer::Discard { .. } | Transfer::Zero { .. } => "hole",
+        };
+        self.lock().asked.push((tag, what));
+        Ok(())
+    }
+
+    fn kick(&mut self) {}
+
+    fn completions(&mut self, done: &mut dyn FnMut(u32, usize, io::Result<()>)) {
+        let ended = std::mem::take(&mut self.lock().ended);
+        let _ = self.lock().ready.as_ref().map(|ready| ready.read());
+        for tag in ended {
+            done(tag, 0, Ok(()));
+        }
+    }
+
+    fn fd(&self) -> std::os::fd::RawFd {
+        let mut noted = self.lock();
+        let ready = noted.ready.get_or_insert_with(|| {
+            vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK).expect("an eventfd")
+        });
+        ready.as_raw_fd()
+    }
+
+    fn drain(&mut self) {
+        self.lock().ended.clear();
+    }
+}
+
+fn noted(features: u64) -> (Driver, Notes) {
+    let notes = Notes::default();
+    let backend = Box::new(notes.clone());
+    let blk = Blk::over(backend, 1 << 20, false, "noted", Limits::default());
+    (
+        Driver::started(Box::new(blk.expect("a disk")), features),
+        notes,
+    )
+}
+
+#[test]
+fn a_write_of_a_driver_without_flush_is_answered_when_it_is_durable() {
+    let (mut driver, notes) = noted(0);
+    let (head, status) = offer_write(&mut driver, 0, &[1; 512]);
+    driver.kick(0);
+    driver.settle();
+    assert_eq!(notes.asked(), ["write"]);
+    notes.end(0);
+    driver.settle();
+    assert_eq!(notes.asked(), ["write", "flush"]);
+    assert_eq!(driver.used(0), None, "not durable yet");
+    notes.end(1);
+    driver.settle();
+    assert_eq!(driver.used(0), Some((head, 1)));
+    assert_eq!(driver.fetch(status, 1), [S_OK]);
+
+    let (mut driver, notes) = noted(F_FLUSH);
+    let (head, _) = offer_write(&mut driver, 0, &[1; 512]);
+    driver.kick(0);
+    driver.settle();
+    notes.end(0);
+    driver.settle();
+    assert_eq!(
+        (notes.asked(), driver.used(0)),
+        (vec!["write"], Some((head, 1)))
+    );
+}
+
+#[test]
+fn requests_are_answered_in_whatever_order_they_end() {
+    let (mut driver, notes) = noted(F_FLUSH);
+    let heads: Vec<u16> = (0..3)
+        .map(|sector| offer_write(&mut driver, sector, &[1; 512]).0)
+        .collect();
+    driver.kick(0);
+    driver.settle();
+    for index in [2, 0, 1] {
+        notes.end(index);
+        driver.settle();
+        assert_eq!(driver.used(0), Some((heads[index], 1)));
+    }
+}
+
+#[test]
+fn a_guest_that_offers_without_end_is_remembered_up_to_a_bound() {
+    let (mut driver, notes) = noted(F_FLUSH);
+    let (header, status) = (driver.place(&[0; 16]), driver.place(&[0xff]));
+    let data = driver.allocate(512);
+    let head = driver.offer(0, &[(header, 16)], &[(data, 512), (status, 1)]);
+    // The same chain over and over, more often than the queue has entries.
+    for _ in 0..2 {
+        for _ in 0..100 {
+            driver.make_available(0, head);
+        }
+        driver.kick(0);
+        driver.settle();
+    }
+    assert_eq!(notes.asked().len(), usize::from(DEPTH));
+    notes.end(0);
+    driver.settle();
+    assert_eq!(
+        notes.asked().len(),
+        usize::from(DEPTH) + 1,
+        "one more for one less"
+    );
 }

@@ -118,12 +118,57 @@ fn the_server_of_a_share_ends_with_its_machine() {
     started.running.signal(nix::sys::signal::Signal::SIGKILL);
     started.running.finish();
     let us = nix::unistd::getpid();
-    let serves = |pid: &nix::unistd::Pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(b"share")
-    };
     let gone = eventually(|| !children(us).iter().any(serves));
     assert!(gone, "a server outlives its machine");
+}
+
+fn serves(pid: &nix::unistd::Pid) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(b"share")
+}
+
+#[test]
+fn the_server_has_the_directory_and_nothing_else() {
+    let Some(host) = Host::find() else { return };
+    let (_folder, mount) = share();
+    let started = host
+        .sh("echo ready; exec husk-probe spin")
+        .options(&["-v", &mount])
+        .start();
+    started.running.wait_for("ready\n");
+    let mut all = children(started.running.pid());
+    all.retain(serves);
+    let [server] = all[..] else {
+        panic!("one server, not {all:?}");
+    };
+    let read =
+        |name: &str| std::fs::read_to_string(format!("/proc/{server}/{name}")).expect("it runs");
+    let mounts = read("mountinfo");
+    assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    let options = mounts.split(' ').nth(5).unwrap_or_default();
+    for option in ["nosuid", "nodev", "noexec"] {
+        assert!(options.split(',').any(|one| one == option), "{mounts}");
+    }
+    let status = read("status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    // CHOWN, DAC_OVERRIDE and FOWNER, in a user namespace of its own.
+    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16), Ok(0b1011), "{set}");
+    }
+    for set in ["CapInh:", "CapAmb:"] {
+        assert_eq!(u64::from_str_radix(&field(set), 16), Ok(0), "{set}");
+    }
+    for kind in ["user", "mnt", "pid", "net", "ipc", "uts"] {
+        let link = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        let (own, its) = (link("self"), link(&server.to_string()));
+        assert_ne!(own.expect("ours"), its.expect("its"), "{kind}");
+    }
+    started.running.signal(nix::sys::signal::Signal::SIGTERM);
+    started.end();
 }
 
 #[test]

@@ -49,8 +49,10 @@ fn a_volume_keeps_what_was_written() {
     let ended = data.sh(&host, locked).options(&["-v", "pg:/d:ro"]).end();
     assert_eq!((ended.code, &*ended.text()), (0, "kept\n1\n"), "{ended:?}");
     // A disk that was put away in order needs no repair.
-    let check = std::process::Command::new("/usr/sbin/e2fsck")
-        .args(["-fn"])
+    let path = std::env::var("PATH").unwrap_or_default();
+    let check = std::process::Command::new("e2fsck")
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .arg("-fn")
         .arg(data.path("pg"))
         .output();
     let check = check.expect("e2fsprogs is installed");
