@@ -178,7 +178,7 @@ mod tests {
         ImageConfig {
             entrypoint: words(&["/entry"]),
             cmd: words(&["nginx", "-g"]),
-            env: words(&["PATH=/bin", "PATH_INFO=x"]),
+            env: words(&["PATH_INFO=x", "PATH=/bin"]),
             user: "nginx".into(),
             working_dir: "/srv".into(),
             ..ImageConfig::default()
@@ -223,7 +223,7 @@ mod tests {
             ..Typed::default()
         };
         let env = nginx().process(&typed).env;
-        assert_eq!(env, [&b"PATH=/new=1"[..], b"PATH_INFO=x", b"A=2"]);
+        assert_eq!(env, [&b"PATH_INFO=x"[..], b"PATH=/new=1", b"A=2"]);
     }
 
     #[test]

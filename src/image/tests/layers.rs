@@ -9,6 +9,7 @@ use crate::image::testing::fsck;
 use crate::image::{BlobFault, ImageError, Malformed, Refused, RootFs, Unfit, open};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::io::Write as _;
 
@@ -372,5 +373,32 @@ fn a_million_entries_over_all_layers_are_the_most() {
     match made.open() {
         Err(ImageError::ArchiveEntry { source, .. }) => assert_eq!(source, Refused::Entries),
         other => panic!("{other:?}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever a layer says of those below, the answer is an image or an error, and the
+    /// image is one a kernel can read.
+    #[test]
+    fn no_layer_does_more_than_fail(
+        names in proptest::collection::vec("(d|f|link|\\.|\\.\\.|sub)?/?(\\.wh\\.)?(a|b|sub|\\.wh\\.\\.opq|link|d)?/?", 1..12),
+        kinds in proptest::collection::vec(0usize..5, 12),
+    ) {
+        let layer = |names: &[String]| {
+            names.iter().zip(&kinds).fold(Tar::default(), |tar, (name, kind)| match kind {
+                0 => tar.file(name, b"new"),
+                1 => tar.directory(name),
+                2 => tar.link(b'2', name, "../link/d"),
+                3 => tar.link(b'1', name, "d/a"),
+                _ => tar.raw(b'4', name.as_bytes(), 0, |_| {}),
+            })
+        };
+        let (lower, upper) = names.split_at(names.len() / 2);
+        let made = Made::of([base(), layer(lower), layer(upper)]);
+        if let Ok(image) = made.open() {
+            entries(&image);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use super::server::{Kind, Registry};
 use super::{Cache, SAID, Sample, done, tool};
 use crate::support::husk::{Host, Husk};
+use crate::support::skipped;
 
 fn run(host: &Host, reference: &str, options: &[&str], command: &[&str]) -> Husk {
     Husk::run(&host.root, reference.into(), command).options(options)
@@ -149,4 +150,42 @@ fn names_that_lead_nowhere_say_so() {
     assert_eq!(cache.good(&["rmi", "--force", "nothing"]), "");
     // Nobody listens there.
     cache.bad(&["pull", "localhost:1/app"], 1, "cannot be reached");
+}
+
+#[test]
+fn images_of_buildah_run_too() {
+    let Some(host) = Host::find() else { return };
+    if !nix::unistd::geteuid().is_root() {
+        return skipped("buildah needs root, or subordinate ids");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let buildah = |words: &[&str]| {
+        let mut buildah = tool("buildah")?;
+        buildah.args(["--storage-driver", "vfs", "--root", &path("root")]);
+        buildah.args(["--runroot", &path("run")]);
+        Some(done(buildah.args(words)).trim().to_owned())
+    };
+    let Some(id) = buildah(&["from", "scratch"]) else {
+        return;
+    };
+    let busybox = host.root.path().join("bin/busybox").display().to_string();
+    buildah(&[
+        "copy",
+        "-q",
+        "--chown",
+        "7:8",
+        "--chmod",
+        "4755",
+        &id,
+        &busybox,
+        "/bin/busybox",
+    ]);
+    let cmd = r#"["/bin/busybox","stat","-c","%a %u %g","/bin/busybox"]"#;
+    buildah(&["config", "--cmd", cmd, "--workingdir", "/new/dir", &id]);
+    for (format, transport) in [("oci", "oci-archive"), ("docker", "docker-archive")] {
+        let image = format!("{transport}:{}", path(transport));
+        buildah(&["commit", "-q", "--format", format, &id, &image]);
+        run(&host, &image, &[], &[]).end().is(0, "4755 7 8\n", "");
+    }
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The store under SIGKILL, and beside the tools of others.
 
+use super::server::{Kind, Registry};
 use super::{Cache, Sample, done, tool};
 use crate::support::finish;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 fn digest(path: &Path) -> String {
     let bytes = std::fs::read(path).expect("a blob");
@@ -38,42 +39,61 @@ fn intact(cache: &Cache) {
     }
 }
 
-#[test]
-fn a_kill_at_any_instant_leaves_a_store_that_is_whole() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
+/// Kills `words` at instants spread over one whole run of them, and looks each time.
+fn killed(words: &[&str], name: &str) {
+    const KILLS: u32 = 24;
     let whole = {
-        let cache = Cache::new();
-        let started = std::time::Instant::now();
-        cache.good(&["import", &sample.reference(), "app"]);
+        let started = Instant::now();
+        Cache::new().good(words);
         started.elapsed()
     };
     let cache = Cache::new();
-    const KILLS: u32 = 24;
-    let mut finished = 0;
     for kill in 0..KILLS {
-        let mut import = cache.command(&["import", "-q", &sample.reference(), "app"]);
-        import.stdout(Stdio::null()).stderr(Stdio::null());
-        let mut import = import.spawn().expect("husk starts");
-        // Instants spread over one whole import; a condition would be always the same one.
+        let mut husk = cache.command(words);
+        husk.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut husk = husk.spawn().expect("husk starts");
+        // Instants, not a condition: that would be the same one each time.
         std::thread::sleep(whole * kill / KILLS + Duration::from_micros(u64::from(kill) * 37));
-        import.kill().expect("killed, or ended");
-        finished += u32::from(import.wait().expect("its end").success());
+        husk.kill().expect("killed, or ended");
+        let finished = husk.wait().expect("its end").success();
         if cache.path().join("store/oci-layout").exists() {
             intact(&cache);
         }
-        if finished > 0 {
-            cache.good(&["rmi", "-f", "app"]);
+        if finished {
+            cache.good(&["rmi", "-f", name]);
         }
     }
-    cache.good(&["import", &sample.reference(), "app"]);
+    cache.good(words);
     intact(&cache);
-    assert_eq!(cache.blobs().len(), 4);
+    assert_eq!(cache.good(&["images", "-q"]), format!("{name}\n"));
     cache.good(&["image", "gc"]);
     let left = std::fs::read_dir(cache.path().join("store/partial")).expect("a folder");
-    assert_eq!(left.count(), 0);
-    assert_eq!(cache.blobs().len(), 4);
+    assert_eq!((left.count(), cache.blobs().len()), (0, 4));
+}
+
+#[test]
+fn an_import_killed_at_any_instant_leaves_a_store_that_is_whole() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    killed(
+        &["import", "-q", &sample.reference(), "x.io/app:1"],
+        "x.io/app:1",
+    );
+}
+
+#[test]
+fn a_pull_killed_at_any_instant_leaves_a_store_that_is_whole() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let Some(registry) = Registry::start(Kind::default()) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:1", &[]) else {
+        return;
+    };
+    killed(&["pull", "-q", &name], &name);
 }
 
 #[test]
