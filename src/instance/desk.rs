@@ -113,7 +113,7 @@ impl Desk {
         self.live.machine_pid = pid;
     }
 
-    /// Tells those who wait, writes it down, and lets everything go.
+    /// Writes it down, tells those who wait, and lets everything go.
     pub fn conclude(mut self, ended: &Ended) {
         self.accept();
         for client in &mut self.clients {
@@ -121,6 +121,9 @@ impl Desk {
                 client.hear(&mut Vec::new());
             }
         }
+        // First, so that who is told finds it as it is told: gone, if nothing is kept. A folder
+        // that cannot be written is swept by the next husk that looks.
+        let _ = self.claim.conclude(ended);
         for client in std::mem::take(&mut self.clients) {
             match client {
                 Client::Waiting(stream) => drop(tell(&stream, &Answer::Ended(ended.clone()))),
@@ -128,8 +131,6 @@ impl Desk {
                 Client::Asking(..) | Client::Gone => {}
             }
         }
-        // A folder that cannot be written is swept by the next husk that looks.
-        let _ = self.claim.conclude(ended);
     }
 
     /// Takes everything away: nothing of it came to be.
