@@ -159,6 +159,10 @@ impl<'a> Talk<'a> {
     pub fn run(mut self) -> Result<Outcome, SessionError> {
         while self.stage != Stage::Over || !self.outputs.iter().all(Output::is_flushed) {
             self.flush();
+            // An agent that is gone shows itself here too; without it nothing might wake us.
+            if self.stage == Stage::Over && self.outputs.iter().all(Output::is_flushed) {
+                break;
+            }
             let mut company = Vec::new();
             for ready in self.wait()? {
                 match ready {

@@ -2,6 +2,7 @@
 //! Both halves of a session together: `drive` against the very agent that guests run, as
 //! an ordinary process of the host.
 
+mod further;
 mod harness;
 mod hostile;
 
