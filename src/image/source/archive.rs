@@ -9,6 +9,7 @@
 use super::extension::Extension;
 use super::place::{self, PlaceError, Walker};
 use super::sparse::{self, BLOCK, BLOCK_BYTES, Blocks};
+use super::whiteout::{Hidden, hidden};
 use crate::image::erofs::{Contents, Opened};
 use crate::image::error::{ImageError, Malformed};
 use crate::image::tree::{Data, Extent, Kind, Meta, Node, NodeId, Refused, Tree};
@@ -22,11 +23,6 @@ use tar::Header;
 /// Longest extended header. Stops a name of gigabytes from being read into memory; room
 /// for the 64 KiB of attributes Linux allows, and a path, several times over.
 const MAX_EXTENSION: u64 = 1 << 20;
-
-/// What the name of a file begins with that hides another in the layers below.
-const WHITEOUT: &[u8] = b".wh.";
-/// The whiteout of everything in its directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// An uncompressed archive.
 pub struct Archive {
@@ -441,36 +437,6 @@ impl Reading<'_> {
             len,
             data: self.data(sparse::extents(&map, len, from, stored)?),
         })
-    }
-}
-
-/// What a whiteout hides in its directory.
-#[derive(Clone, Copy)]
-enum Hidden<'a> {
-    Name(&'a [u8]),
-    All,
-    /// What a union file system of old kept there for itself.
-    Nothing,
-}
-
-/// None for an entry that is no whiteout.
-fn hidden(path: &[u8]) -> Result<Option<Hidden<'_>>, Malformed> {
-    let parts = || {
-        path.split(|&byte| byte == b'/')
-            .filter(|part| !part.is_empty())
-    };
-    let name = parts().next_back();
-    if name == Some(OPAQUE) {
-        return Ok(Some(Hidden::All));
-    }
-    let own = [WHITEOUT, WHITEOUT].concat();
-    if parts().any(|part| part.starts_with(&own)) {
-        return Ok(Some(Hidden::Nothing));
-    }
-    match name.and_then(|name| name.strip_prefix(WHITEOUT)) {
-        None => Ok(None),
-        Some(b"" | b"." | b"..") => Err(Malformed::Path),
-        Some(name) => Ok(Some(Hidden::Name(name))),
     }
 }
 

@@ -11,6 +11,7 @@ mod extension;
 pub mod layout;
 pub mod place;
 mod sparse;
+mod whiteout;
 
 use super::erofs::keeps_xattr;
 use rustix::fs::Stat;
