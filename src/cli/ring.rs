@@ -3,7 +3,7 @@
 //! prevailed. Main thread, before anything is opened.
 
 use super::output::Problem;
-use crate::probe::{self, WhyNot};
+use crate::probe::{self, FastLane, WhyNot};
 use crate::units::Variant;
 use std::fs::File;
 
@@ -80,17 +80,24 @@ fn decide(asked: Option<GuestRing>, lane: &Lane) -> Result<Choice, Problem> {
 
 /// What this host can do.
 pub fn lane() -> Lane {
-    // Where KVM cannot be opened nothing is promised; opening it for the machine says more.
-    let Ok(kvm) = File::options().read(true).write(true).open("/dev/kvm") else {
-        return Lane::Hardware;
-    };
-    match probe::fast_lane(kvm.into()) {
-        Ok(_) => Lane::Open,
-        Err(WhyNot::NotNeeded(_)) => Lane::Hardware,
-        Err(why) => Lane::Shut {
+    match ask() {
+        Some(Ok(_)) => Lane::Open,
+        // Where KVM cannot be opened nothing is promised; opening it for the machine says more.
+        None | Some(Err(WhyNot::NotNeeded(_))) => Lane::Hardware,
+        Some(Err(why)) => Lane::Shut {
             why: why.to_string(),
         },
     }
+}
+
+/// What the probe finds. `None` where /dev/kvm does not open.
+pub fn ask() -> Option<Result<FastLane, WhyNot>> {
+    let kvm = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .ok()?;
+    Some(probe::fast_lane(kvm.into()))
 }
 
 #[cfg(test)]
