@@ -8,13 +8,16 @@
 use serde_json::Value;
 use std::process::Command;
 
-/// Licences that ask for no more than to be named.
-const ALLOWED: [&str; 9] = [
+/// Licences that ask for no more than to be named. CDLA-Permissive-2.0 is of that kind: it is
+/// the licence of data, here of the list of root certificates a TLS client may need, and asks
+/// that its text go with the data and nothing of what is made with it.
+const ALLOWED: [&str; 10] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
     "Unicode-3.0",
