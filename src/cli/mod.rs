@@ -23,7 +23,7 @@ mod run;
 mod shape;
 mod usage;
 
-use crate::vmm;
+use crate::{net, vmm};
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
 use std::ffi::OsString;
@@ -52,12 +52,22 @@ enum Verb {
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Vmm(VmmArgs),
+    Net(NetArgs),
 }
 
 /// Runs a guest; how husk starts itself, not for people.
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
 struct VmmArgs {
+    /// The descriptor of the control socket.
+    #[arg(long)]
+    control: RawFd,
+}
+
+/// Carries a guest's network; how husk starts itself, not for people.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+struct NetArgs {
     /// The descriptor of the control socket.
     #[arg(long)]
     control: RawFd,
@@ -73,6 +83,7 @@ impl Verb {
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),
             Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
+            Self::Net(args) => Ok(ExitStatus::Code(net::user::run(args.control))),
         }
     }
 }

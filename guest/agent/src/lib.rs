@@ -8,6 +8,7 @@ extern crate alloc;
 mod account;
 mod command;
 mod kernel_log;
+mod network;
 mod root;
 mod session;
 mod sys;

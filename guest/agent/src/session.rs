@@ -7,7 +7,7 @@ mod pump;
 
 use crate::command::{self, failure};
 use crate::sys::{self, Errno, Fd};
-use crate::{kernel_log, root};
+use crate::{kernel_log, network, root};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use husk_protocol::{
@@ -232,8 +232,11 @@ impl Session {
                 })?;
             }
         }
+        if let Some(network) = start.network.as_ref().filter(|_| machine) {
+            network::join(network)?;
+        }
         match &start.root {
-            Some(root) if machine => root::enter(root, &start.hostname)?,
+            Some(root) if machine => root::enter(root, &start.hostname, start.network.as_ref())?,
             Some(_) => {
                 let message = "a root file system needs a machine".into();
                 return Err(failure(Stage::Root, Errno(0), message));

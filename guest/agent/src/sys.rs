@@ -11,11 +11,13 @@
 
 mod clone;
 mod machine;
+mod network;
 #[cfg(feature = "init")]
 mod start;
 
 pub use clone::{Identity, Plan, Step, spawn};
 pub use machine::*;
+pub use network::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;

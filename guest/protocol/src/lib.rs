@@ -19,7 +19,7 @@ mod wire;
 
 pub use frame::{Decoder, HEADER, MAX_PAYLOAD, MAX_START};
 pub use message::{
-    Exit, Failure, Filesystem, Hello, LogRecord, Message, Root, Size, Stage, Start, Stream,
+    Address, Exit, Failure, Filesystem, Hello, LogRecord, Message, Network, Root, Size, Stage, Start, Stream,
     Terminal,
 };
 pub use queue::ByteQueue;

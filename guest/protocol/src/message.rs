@@ -4,6 +4,7 @@
 use crate::wire::{Malformed, Reader, Writer};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 /// One message of either direction; the arrow says which side sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Start {
     pub kernel_log: bool,
     /// Nanoseconds since 1970; zero leaves the clock as it is.
     pub wall_clock: u64,
+    /// None leaves the machine's interfaces alone.
+    pub network: Option<Network>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,29 @@ pub struct Terminal {
 pub struct Size {
     pub columns: u16,
     pub rows: u16,
+}
+
+/// How the guest is on its network. Applied by PID 1 alone, before the process starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// `eth0`; brought up.
+    pub interface: String,
+    /// Zero leaves it as it is.
+    pub mtu: u16,
+    pub addresses: Vec<Address>,
+    /// Default routes, at most one of each family.
+    pub gateways: Vec<IpAddr>,
+    /// The content of /etc/resolv.conf; empty leaves the image's.
+    pub resolv_conf: Vec<u8>,
+    /// Lines for the end of /etc/hosts.
+    pub hosts: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub ip: IpAddr,
+    /// Bits of the network it lies in.
+    pub prefix: u8,
 }
 
 /// Where the root file system is and what may be done to it.
@@ -130,6 +156,7 @@ pub enum Stage {
     Terminal,
     Spawn,
     Exec,
+    Network,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,6 +318,7 @@ impl Start {
         });
         w.bool(self.kernel_log);
         w.u64(self.wall_clock);
+        w.option(self.network.as_ref(), |w, network| network.write(w));
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -316,7 +344,59 @@ impl Start {
             })?,
             kernel_log: r.bool()?,
             wall_clock: r.u64()?,
+            network: r.option(Network::read)?,
         })
+    }
+}
+
+impl Network {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.bytes(self.interface.as_bytes());
+        w.u16(self.mtu);
+        w.list(&self.addresses, |w, address| {
+            write_ip(w, address.ip);
+            w.u8(address.prefix);
+        });
+        w.list(&self.gateways, |w, gateway| write_ip(w, *gateway));
+        w.bytes(&self.resolv_conf);
+        w.bytes(&self.hosts);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            interface: r.string()?,
+            mtu: r.u16()?,
+            addresses: r.list(|r| {
+                Ok(Address {
+                    ip: read_ip(r)?,
+                    prefix: r.u8()?,
+                })
+            })?,
+            gateways: r.list(read_ip)?,
+            resolv_conf: r.bytes()?.into(),
+            hosts: r.bytes()?.into(),
+        })
+    }
+}
+
+fn write_ip(w: &mut Writer<'_>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            w.u8(4);
+            w.raw(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            w.u8(6);
+            w.raw(&v6.octets());
+        }
+    }
+}
+
+fn read_ip(r: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
+    match r.u8()? {
+        4 => Ok(r.array::<4>()?.into()),
+        6 => Ok(r.array::<16>()?.into()),
+        _ => Err(Malformed::Value),
     }
 }
 
@@ -374,6 +454,7 @@ impl Stage {
                 Self::Terminal,
                 Self::Spawn,
                 Self::Exec,
+                Self::Network,
             ],
             r,
         )

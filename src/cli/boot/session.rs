@@ -99,6 +99,7 @@ fn configure(
             cmdline: request.cmdline.clone(),
         },
         drives,
+        net: None,
         vsock: None,
         console,
         rng: true,

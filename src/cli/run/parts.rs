@@ -3,6 +3,7 @@
 //! connection; and describes the machine and its command. Main thread.
 
 use super::RunRequest;
+use super::network;
 use super::session::window_size;
 use crate::cli::host::cache_dir;
 use crate::cli::kernel;
@@ -40,6 +41,8 @@ pub struct Parts {
     pub agent: UnixStream,
     pub start: Start,
     pub opened: Opened,
+    /// The process that carries its network, under way.
+    pub network: Option<network::Beside>,
 }
 
 pub fn gather(
@@ -62,7 +65,9 @@ pub fn gather(
         path: "the agent's initramfs".into(),
         fd: opened.keep(agent_initramfs()?.into()),
     };
-    let start = start(request, root.kind)?;
+    let network = network::gather(request, &mut opened)?;
+    let mut start = start(request, root.kind)?;
+    start.network = network.guest;
     let config = VmConfig {
         name: request.image.clone(),
         cpus: request.shape.cpus,
@@ -87,6 +92,7 @@ pub fn gather(
                 fd: opened.keep(theirs.into()),
             }],
         }),
+        net: network.card,
         console: Console::Quiet,
         rng: true,
         pit: false,
@@ -100,6 +106,7 @@ pub fn gather(
         agent,
         start,
         opened,
+        network: network.beside,
     })
 }
 
@@ -199,6 +206,7 @@ fn start(request: &RunRequest, kind: FsKind) -> Result<Start, Problem> {
         }),
         kernel_log: request.trace.is_some(),
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
+        network: None,
     })
 }
 

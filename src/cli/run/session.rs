@@ -47,12 +47,16 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         agent,
         start,
         opened,
+        network,
     } = parts::gather(request, printer, &mut waterfall)?;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;
     let machine = instance::spawn(&config).context("cannot start the machine")?;
     // Our copies would keep the agent's connection open after the machine is gone.
     drop(opened);
+    if let Some(network) = &network {
+        network.ready()?;
+    }
     waterfall.reached("machine process started");
     let raw = match request.tty {
         true => terminal::raw_stdin().context("cannot use the terminal")?,
@@ -88,6 +92,8 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     );
     drop(waiting);
     drop(raw);
+    // Its ports are free again when this command is over.
+    drop(network);
     waterfall.reached("session over");
     if let Some(format) = request.trace {
         printer.talk(&waterfall.render(format, printer.talk));
