@@ -52,7 +52,10 @@ impl Network {
         let (control, child) = start("net", keep, config.jail, true)?;
         let network = Self { child, control };
         let text = serde_json::to_vec(config).map_err(|e| SpawnError::Process(e.into()))?;
-        network.control.send(&text).map_err(SpawnError::Configuration)?;
+        network
+            .control
+            .send(&text)
+            .map_err(SpawnError::Configuration)?;
         Ok(network)
     }
 
@@ -109,9 +112,13 @@ impl Place {
         };
         make(folder).map_err(broken)?;
         // One at a time, so that no name is taken twice.
-        let lock = File::options().create(true).append(true).open(folder.join("lock"));
+        let lock = File::options()
+            .create(true)
+            .append(true)
+            .open(folder.join("lock"));
         let lock = lock.map_err(broken)?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| broken(e.into()))?;
+        let _lock =
+            Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| broken(e.into()))?;
         let mut free = None;
         for number in 2..=254u8 {
             let path = folder.join(number.to_string());
@@ -137,14 +144,21 @@ impl Place {
     }
 
     fn occupy(folder: &Path, number: u8, name: &str) -> io::Result<Self> {
-        let (path, socket) = (folder.join(number.to_string()), folder.join(format!("{number}.sock")));
+        let (path, socket) = (
+            folder.join(number.to_string()),
+            folder.join(format!("{number}.sock")),
+        );
         for old in [&path, &socket] {
             match fs::remove_file(old) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
         file.write_all(name.as_bytes())?;
         // Inherited descriptors share the lock: it lasts as long as any of them.
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
@@ -198,9 +212,15 @@ fn remove(folder: &Path, number: u8) {
 /// folder is theirs, below one that is root's alone.
 fn make(folder: &Path) -> io::Result<()> {
     let parent = folder.parent().unwrap_or(folder);
-    DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)?;
     fs::set_permissions(parent, Permissions::from_mode(0o700))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     if nix::unistd::geteuid().is_root() {
         chown(folder, Some(NOBODY), Some(NOBODY))?;
     }

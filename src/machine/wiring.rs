@@ -139,7 +139,11 @@ impl<'a> Wiring<'a> {
         Ok(())
     }
 
-    pub fn add_net(&mut self, net: &config::net::Net, link: Box<dyn Link>) -> Result<(), BuildError> {
+    pub fn add_net(
+        &mut self,
+        net: &config::net::Net,
+        link: Box<dyn Link>,
+    ) -> Result<(), BuildError> {
         self.add(Spec::Net {
             link,
             mac: net.mac,

@@ -84,7 +84,9 @@ impl Link for Frames {
                 Ok(0) => self.alive = false,
                 Ok(length) if (MIN_FRAME..=frame.len().min(MAX_FRAME)).contains(&length) => {
                     header.fill(0);
-                    if self.trusted && let Some(flags) = header.first_mut() {
+                    if self.trusted
+                        && let Some(flags) = header.first_mut()
+                    {
                         *flags = DATA_VALID;
                     }
                     return Some(HEADER + length);

@@ -121,5 +121,10 @@ pub fn join(bridge: &str, interface: &str) -> io::Result<()> {
 
 fn control() -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC;
-    Ok(socket(AddressFamily::Inet, SockType::Datagram, flags, None)?)
+    Ok(socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        flags,
+        None,
+    )?)
 }

@@ -148,9 +148,14 @@ impl Queue {
         fence(Ordering::SeqCst);
         let available = ring.avail_ring();
         if ring.event_idx_enabled() {
-            let (new, old) = (ring.next_used(), std::mem::replace(&mut self.told, ring.next_used()));
+            let (new, old) = (
+                ring.next_used(),
+                std::mem::replace(&mut self.told, ring.next_used()),
+            );
             let event = GuestAddress(available + 4 + 2 * u64::from(ring.size()));
-            let event = memory.load::<u16>(event, Ordering::Relaxed).map(u16::from_le);
+            let event = memory
+                .load::<u16>(event, Ordering::Relaxed)
+                .map(u16::from_le);
             // Section 2.7.10: whether the index the driver named was passed just now.
             return event.is_ok_and(|event| {
                 new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)

@@ -133,20 +133,29 @@ mod tests {
 
     #[test]
     fn requests_lie_as_the_kernel_reads_them() {
-        let v4 = Address { ip: [10, 0, 2, 15].into(), prefix: 24 };
+        let v4 = Address {
+            ip: [10, 0, 2, 15].into(),
+            prefix: 24,
+        };
         assert_eq!(
             add_address(7, &v4),
             [
-                40, 0, 0, 0, 20, 0, 5, 4, 0, 0, 0, 0, 0, 0, 0, 0, 2, 24, 0, 0, 7, 0, 0, 0, 8, 0,
-                2, 0, 10, 0, 2, 15, 8, 0, 1, 0, 10, 0, 2, 15
+                40, 0, 0, 0, 20, 0, 5, 4, 0, 0, 0, 0, 0, 0, 0, 0, 2, 24, 0, 0, 7, 0, 0, 0, 8, 0, 2,
+                0, 10, 0, 2, 15, 8, 0, 1, 0, 10, 0, 2, 15
             ]
         );
         assert_eq!(link_up(7, 0).len(), 32);
         assert_eq!(link_up(7, 1500)[32..], [8, 0, 4, 0, 0xdc, 5, 0, 0]);
         let route = add_route(7, [10, 0, 2, 2].into());
         assert_eq!(route[16..28], [2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
-        assert_eq!(route[28..], [8, 0, 5, 0, 10, 0, 2, 2, 8, 0, 4, 0, 7, 0, 0, 0]);
-        let v6 = Address { ip: [0xfd; 16].into(), prefix: 64 };
+        assert_eq!(
+            route[28..],
+            [8, 0, 5, 0, 10, 0, 2, 2, 8, 0, 4, 0, 7, 0, 0, 0]
+        );
+        let v6 = Address {
+            ip: [0xfd; 16].into(),
+            prefix: 64,
+        };
         assert_eq!(add_address(1, &v6)[16..20], [10, 64, IFA_F_NODAD, 0]);
     }
 }

@@ -19,8 +19,8 @@ mod wire;
 
 pub use frame::{Decoder, HEADER, MAX_PAYLOAD, MAX_START};
 pub use message::{
-    Address, Exit, Failure, Filesystem, Hello, LogRecord, Message, Network, Root, Size, Stage, Start, Stream,
-    Terminal,
+    Address, Exit, Failure, Filesystem, Hello, LogRecord, Message, Network, Root, Size, Stage,
+    Start, Stream, Terminal,
 };
 pub use queue::ByteQueue;
 pub use window::{ReceiveWindow, SendWindow};

@@ -66,8 +66,12 @@ impl NetworkRequest {
         let stack = matches!(mode, Mode::User { .. } | Mode::Private(_));
         let shown = &args.network;
         if !args.publish.is_empty() && !stack && mode_is_known(&args.network) {
-            note(Problem::new(format!("--publish: --network {shown} has no ports of the host"))
-                .hint("leave --network out, or reach the guest by its own address"));
+            note(
+                Problem::new(format!(
+                    "--publish: --network {shown} has no ports of the host"
+                ))
+                .hint("leave --network out, or reach the guest by its own address"),
+            );
         }
         if !args.allow.is_empty() && mode_is_known(&args.network) {
             let why = match &mode {
@@ -85,7 +89,9 @@ impl NetworkRequest {
             ("--publish", args.publish.len(), MAX_PUBLISHED),
         ] {
             if count > most {
-                note(Problem::new(format!("{what}: {most} are the most, and these are {count}")));
+                note(Problem::new(format!(
+                    "{what}: {most} are the most, and these are {count}"
+                )));
             }
         }
         let mut ports = Vec::new();
@@ -158,13 +164,17 @@ fn publish(text: &str) -> Result<Publish, Problem> {
         Some(_) => return Err(bad("behind '/' comes tcp or udp")),
         None => (text, Protocol::Tcp),
     };
-    let (rest, guest) = rest.rsplit_once(':').ok_or_else(|| bad("a port is missing"))?;
+    let (rest, guest) = rest
+        .rsplit_once(':')
+        .ok_or_else(|| bad("a port is missing"))?;
     let (address, host) = match rest.rsplit_once(':') {
         Some((address, host)) => (Some(address), host),
         None => (None, rest),
     };
     let address = address.map(|address| {
-        let inner = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+        let inner = address
+            .strip_prefix('[')
+            .and_then(|inner| inner.strip_suffix(']'));
         let parsed = match inner {
             Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6),
             None => address.parse::<Ipv4Addr>().map(IpAddr::V4),
@@ -185,9 +195,8 @@ fn publish(text: &str) -> Result<Publish, Problem> {
 
 fn rule(text: &str) -> Result<Rule, Problem> {
     let bad = |why: &str| {
-        Problem::new(format!("--allow {text}: {why}")).hint(
-            "it looks like example.com:443, *.example.com, 192.0.2.0/24 or [2001:db8::1]:80",
-        )
+        Problem::new(format!("--allow {text}: {why}"))
+            .hint("it looks like example.com:443, *.example.com, 192.0.2.0/24 or [2001:db8::1]:80")
     };
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (inner, rest) = rest.split_once(']').ok_or_else(|| bad("']' is missing"))?;
@@ -198,7 +207,9 @@ fn rule(text: &str) -> Result<Rule, Problem> {
         }
     } else {
         match text.matches(':').count() {
-            1 => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+            1 => text
+                .split_once(':')
+                .map_or((text, None), |(host, port)| (host, Some(port))),
             _ => (text, None),
         }
     };
@@ -389,7 +400,10 @@ fn place_of(addresses: &Addresses, request: &RunRequest) -> guest::Network {
     let (gateway4, gateway6) = (addresses.gateway4, addresses.gateway6);
     let mut hosts = format!("{gateway4}\t{HOST_NAME}\n{gateway6}\t{HOST_NAME}\n");
     if let (Mode::Private(_), Some(name)) = (&request.network.mode, &request.hostname) {
-        hosts += &format!("{}\t{name}\n{}\t{name}\n", addresses.guest4, addresses.guest6);
+        hosts += &format!(
+            "{}\t{name}\n{}\t{name}\n",
+            addresses.guest4, addresses.guest6
+        );
     }
     guest::Network {
         interface: "eth0".into(),

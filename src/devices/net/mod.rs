@@ -118,7 +118,11 @@ impl Net {
 
     /// Moves the frame that is held into as many chains as it takes.
     fn deliver(&mut self, io: &mut Io<'_>) -> Result<Fate, GuestFault> {
-        let most = if self.features & F_MRG_RXBUF != 0 { usize::MAX } else { 1 };
+        let most = if self.features & F_MRG_RXBUF != 0 {
+            usize::MAX
+        } else {
+            1
+        };
         let mut chains: Vec<Chain<'_>> = Vec::new();
         let mut room = 0usize;
         let mut fault = None;
@@ -175,7 +179,11 @@ impl Net {
             let packet = copy(&mut chain.readable, &mut self.out)?;
             judge(packet, self.features)?;
             full = !self.link.send(packet);
-            Ok(if full { Verdict::Stop } else { Verdict::Done(0) })
+            Ok(if full {
+                Verdict::Stop
+            } else {
+                Verdict::Done(0)
+            })
         });
         self.wanted.set(EventSet::OUT, full && self.link.is_alive());
         self.listen(io.watch);
@@ -259,8 +267,14 @@ impl VirtioDevice for Net {
         for (offered, bits) in [
             (offers.checksum_from_guest, F_CSUM),
             (offers.checksum_to_guest, F_GUEST_CSUM),
-            (offers.segments_from_guest, F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN),
-            (offers.segments_to_guest, F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN),
+            (
+                offers.segments_from_guest,
+                F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN,
+            ),
+            (
+                offers.segments_to_guest,
+                F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN,
+            ),
         ] {
             if offered {
                 features |= bits;

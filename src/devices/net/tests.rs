@@ -48,7 +48,9 @@ impl Card {
     }
 
     fn offer_room(&mut self, length: u32) -> u64 {
-        let at = self.driver.allocate(usize::try_from(length).expect("small"));
+        let at = self
+            .driver
+            .allocate(usize::try_from(length).expect("small"));
         self.driver.offer(RECEIVE, &[], &[(at, length)]);
         at
     }
@@ -96,7 +98,10 @@ fn a_long_frame_is_spread_over_buffers_that_appear_together() {
     let places: Vec<u64> = (0..2).map(|_| card.offer_room(1000)).collect();
     card.driver.kick(RECEIVE);
     card.say(&frame(2500));
-    assert!(!card.driver.peek_used(RECEIVE), "it does not fit: nothing is used");
+    assert!(
+        !card.driver.peek_used(RECEIVE),
+        "it does not fit: nothing is used"
+    );
     let last = card.offer_room(1000);
     card.driver.kick(RECEIVE);
     card.driver.settle();
@@ -126,7 +131,9 @@ fn without_mergeable_buffers_a_frame_that_does_not_fit_is_dropped() {
 #[test]
 fn a_full_link_is_waited_for_and_nothing_is_lost() {
     let mut card = Card::new(0);
-    let at = card.driver.place(&[&[0; HEADER][..], &frame(60_000)].concat());
+    let at = card
+        .driver
+        .place(&[&[0; HEADER][..], &frame(60_000)].concat());
     let mut offered = 0;
     while offered < 200 {
         card.driver.offer(TRANSMIT, &[(at, 60_012)], &[]);
@@ -161,7 +168,13 @@ fn headers_say_only_what_was_negotiated() {
         (header[0], header[1]) = (flags, kind);
         header
     };
-    for bad in [header(0, 1), header(1, 1), header(1, 4), header(1, 3), header(1, 5)] {
+    for bad in [
+        header(0, 1),
+        header(1, 1),
+        header(1, 4),
+        header(1, 3),
+        header(1, 5),
+    ] {
         card.transmit(bad, &frame(100));
         assert_eq!(card.hear(), Err(Errno::EAGAIN));
     }

@@ -74,7 +74,11 @@ impl Datagrams {
     /// Has its sockets watched.
     pub fn watch(&self, ground: &Ground) -> io::Result<()> {
         for (place, door) in (0..).zip(&self.doors) {
-            ground.watch(&door.socket, Token::PublishedDatagrams(place), EpollFlags::EPOLLIN)?;
+            ground.watch(
+                &door.socket,
+                Token::PublishedDatagrams(place),
+                EpollFlags::EPOLLIN,
+            )?;
         }
         Ok(())
     }
@@ -90,11 +94,18 @@ impl Datagrams {
         }
         let key = (from, to);
         // Judged each time: a rule's addresses may have been learnt meanwhile.
-        let Some(target) = ground.policy.target(to) else { return };
+        let Some(target) = ground.policy.target(to) else {
+            return;
+        };
         if !self.outgoing.contains(&key) {
-            let Ok(socket) = connected(target) else { return };
+            let Ok(socket) = connected(target) else {
+                return;
+            };
             let fd = socket.as_raw_fd();
-            if ground.watch(&socket, Token::Datagrams(fd), EpollFlags::EPOLLIN).is_err() {
+            if ground
+                .watch(&socket, Token::Datagrams(fd), EpollFlags::EPOLLIN)
+                .is_err()
+            {
                 return;
             }
             if let Some(gone) = self.outgoing.add(key, socket) {
@@ -109,14 +120,20 @@ impl Datagrams {
 
     /// Answers from the outside.
     pub fn ready(&mut self, fd: RawFd, ground: &mut Ground) {
-        let Some(key) = self.by_fd.get(&fd).copied() else { return };
-        let Some(socket) = self.outgoing.touch(&key) else { return };
+        let Some(key) = self.by_fd.get(&fd).copied() else {
+            return;
+        };
+        let Some(socket) = self.outgoing.touch(&key) else {
+            return;
+        };
         for _ in 0..BATCH {
             match socket.recv(&mut self.buffer) {
                 Ok(length) => {
                     let payload = self.buffer.get(..length).unwrap_or_default();
                     let answer = frame::datagram(key.1, key.0, payload, &ground.own);
-                    answer.into_iter().for_each(|frame| ground.wire.send_or_drop(&frame));
+                    answer
+                        .into_iter()
+                        .for_each(|frame| ground.wire.send_or_drop(&frame));
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(_) => return,
@@ -128,7 +145,9 @@ impl Datagrams {
     pub fn knock(&mut self, place: u32, ground: &mut Ground) {
         let place = place as usize;
         for _ in 0..BATCH {
-            let Some(door) = self.doors.get(place) else { return };
+            let Some(door) = self.doors.get(place) else {
+                return;
+            };
             let guest = door.guest;
             let Ok((length, client)) = door.socket.recv_from(&mut self.buffer) else {
                 return;
@@ -142,7 +161,9 @@ impl Datagrams {
             };
             let payload = self.buffer.get(..length).unwrap_or_default();
             let frame = frame::datagram(port, guest, payload, &ground.own);
-            frame.into_iter().for_each(|frame| ground.wire.send_or_drop(&frame));
+            frame
+                .into_iter()
+                .for_each(|frame| ground.wire.send_or_drop(&frame));
         }
     }
 
@@ -176,7 +197,9 @@ impl Datagrams {
         members: impl FnOnce(&str) -> Option<Vec<IpAddr>>,
         ground: &mut Ground,
     ) {
-        let Some(question) = Question::read(payload) else { return };
+        let Some(question) = Question::read(payload) else {
+            return;
+        };
         let own = match members(&question.name) {
             Some(addresses) => Some(question.addresses(&addresses)),
             None if !ground.policy.may_ask(&question.name) => Some(question.refusal()),
@@ -199,7 +222,10 @@ impl Datagrams {
         ground: &Ground,
     ) -> io::Result<()> {
         // Who asks again was not answered: it is the next server's turn.
-        let again = self.lookups.values().filter(|other| other.question.name == question.name);
+        let again = self
+            .lookups
+            .values()
+            .filter(|other| other.question.name == question.name);
         let turn = again.count().checked_rem(self.resolvers.len());
         let Some(resolver) = turn.and_then(|turn| self.resolvers.get(turn)) else {
             return Ok(());
@@ -227,7 +253,9 @@ impl Datagrams {
 
     /// A name server answered, or somebody in its place.
     pub fn answered(&mut self, fd: RawFd, ground: &mut Ground) {
-        let Some(lookup) = self.lookups.get(&fd) else { return };
+        let Some(lookup) = self.lookups.get(&fd) else {
+            return;
+        };
         let room = self.buffer.get_mut(..MAX_ANSWER).unwrap_or_default();
         let Ok(length) = lookup.socket.recv(room) else {
             // Refused: nobody is there, and the guest asks again in its own time.
@@ -247,7 +275,9 @@ impl Datagrams {
             false => lookup.question.no_such_name(),
         };
         let frame = frame::datagram(lookup.server, lookup.guest, &answer, &ground.own);
-        frame.into_iter().for_each(|frame| ground.wire.send_or_drop(&frame));
+        frame
+            .into_iter()
+            .for_each(|frame| ground.wire.send_or_drop(&frame));
         self.lookups.remove(&fd);
     }
 
@@ -259,7 +289,8 @@ impl Datagrams {
         for (_, port) in self.clients.sweep() {
             self.ports.remove(&port);
         }
-        self.lookups.retain(|_, lookup| lookup.asked.elapsed() < PATIENCE);
+        self.lookups
+            .retain(|_, lookup| lookup.asked.elapsed() < PATIENCE);
     }
 
     #[must_use]

@@ -96,7 +96,18 @@ impl Question {
         }
         // An answer, recursion as it was asked for and had.
         let wanted = message[2] & 1;
-        message[2..HEADER].copy_from_slice(&[0x80 | wanted, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+        message[2..HEADER].copy_from_slice(&[
+            0x80 | wanted,
+            0x80 | code,
+            0,
+            1,
+            0,
+            count,
+            0,
+            0,
+            0,
+            0,
+        ]);
         message
     }
 }
@@ -171,7 +182,11 @@ fn name_at(message: &[u8], at: usize) -> Option<(String, usize)> {
         if !name.is_empty() {
             name.push('.');
         }
-        name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
+        name.extend(
+            label
+                .iter()
+                .map(|byte| char::from(byte.to_ascii_lowercase())),
+        );
     }
     Some((name, end))
 }
@@ -220,10 +235,18 @@ mod tests {
     #[test]
     fn a_question_is_read_and_answered() {
         let asked = Question::read(&question("WWW.Example.COM", TYPE_A)).expect("a question");
-        assert_eq!((asked.id, asked.name.as_str(), asked.kind), (0x1234, "www.example.com", 1));
+        assert_eq!(
+            (asked.id, asked.name.as_str(), asked.kind),
+            (0x1234, "www.example.com", 1)
+        );
         let refused = asked.refusal();
-        assert_eq!(refused[..12], [0x12, 0x34, 0x81, 0x85, 0, 1, 0, 0, 0, 0, 0, 0]);
-        let list: Vec<IpAddr> = ["10.0.3.2", "fd00::1"].map(|ip| ip.parse().expect("one")).into();
+        assert_eq!(
+            refused[..12],
+            [0x12, 0x34, 0x81, 0x85, 0, 1, 0, 0, 0, 0, 0, 0]
+        );
+        let list: Vec<IpAddr> = ["10.0.3.2", "fd00::1"]
+            .map(|ip| ip.parse().expect("one"))
+            .into();
         let answer = asked.addresses(&list);
         assert_eq!(
             read_answer(&answer, 0x1234, &asked),

@@ -102,7 +102,11 @@ impl Flows {
     /// A host's socket is ready.
     pub fn ready(&mut self, place: u32, generation: u16, events: EpollFlags, ground: &mut Ground) {
         let place = place as usize;
-        if self.slots.get(place).is_none_or(|slot| slot.generation != generation) {
+        if self
+            .slots
+            .get(place)
+            .is_none_or(|slot| slot.generation != generation)
+        {
             return;
         }
         let ended = EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
@@ -169,12 +173,18 @@ impl Flows {
     /// Lets the stack take what came in, moves bytes, and lets it send.
     fn turn(&mut self, place: usize, ground: &mut Ground) {
         let now = ground.now();
-        let Some(flow) = self.slots.get_mut(place).and_then(|slot| slot.flow.as_mut()) else {
+        let Some(flow) = self
+            .slots
+            .get_mut(place)
+            .and_then(|slot| slot.flow.as_mut())
+        else {
             return;
         };
         let _ = ground.iface.poll(now, &mut ground.wire, flow.sockets());
         flow.pump();
-        let _ = ground.iface.poll_egress(now, &mut ground.wire, flow.sockets());
+        let _ = ground
+            .iface
+            .poll_egress(now, &mut ground.wire, flow.sockets());
         let full = ground.wire.is_full();
         if flow.life() == Life::Over && !full {
             self.remove(place, ground);
@@ -229,7 +239,9 @@ impl Flows {
 
     fn remove(&mut self, place: usize, ground: &Ground) {
         self.set_timer(place, None);
-        let Some(slot) = self.slots.get_mut(place) else { return };
+        let Some(slot) = self.slots.get_mut(place) else {
+            return;
+        };
         let Some(flow) = slot.flow.take() else { return };
         slot.generation = slot.generation.wrapping_add(1);
         slot.stalled = false;

@@ -128,7 +128,10 @@ fn read_ipv6<'f>(bytes: &'f [u8], own: &Addresses) -> Result<Seen<'f>, Refused> 
             .get(8..24)
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or(Refused::Short)?;
-        return Ok(Seen::WhoHas6 { target: target.into(), asker: from });
+        return Ok(Seen::WhoHas6 {
+            target: target.into(),
+            asker: from,
+        });
     }
     if from != own.guest6 {
         return Err(Refused::Spoofed);
@@ -221,7 +224,13 @@ fn ipv6_icmp(
     own: &Addresses,
 ) -> Vec<u8> {
     let length = u32::try_from(message.len()).unwrap_or(0).to_be_bytes();
-    let pseudo = [&from.octets()[..], &to.octets(), &length, &[0, 0, 0, ICMPV6]].concat();
+    let pseudo = [
+        &from.octets()[..],
+        &to.octets(),
+        &length,
+        &[0, 0, 0, ICMPV6],
+    ]
+    .concat();
     message[2..4].fill(0);
     let sum = checksum(&[&pseudo, &message]);
     message[2..4].copy_from_slice(&sum);
@@ -244,7 +253,9 @@ fn ipv6_icmp(
 pub fn echo_reply(packet: &[u8], own: &Addresses) -> Option<Vec<u8>> {
     let v6 = packet.first()? >> 4 == 6;
     let start = if v6 { 40 } else { 20 };
-    let message = packet.get(start..).filter(|m| (8..MAX_ECHO).contains(&m.len()))?;
+    let message = packet
+        .get(start..)
+        .filter(|m| (8..MAX_ECHO).contains(&m.len()))?;
     let mut message = message.to_vec();
     match (v6, message[0], message[1]) {
         (true, 128, 0) => {
@@ -265,7 +276,10 @@ pub fn echo_reply(packet: &[u8], own: &Addresses) -> Option<Vec<u8>> {
             };
             let mut frame = vec![0; ETHERNET + 20];
             let caps = ChecksumCapabilities::default();
-            repr.emit(&mut Ipv4Packet::new_unchecked(&mut frame[ETHERNET..]), &caps);
+            repr.emit(
+                &mut Ipv4Packet::new_unchecked(&mut frame[ETHERNET..]),
+                &caps,
+            );
             header(&mut frame, own, TYPE_IPV4);
             frame.extend(message);
             Some(frame)
@@ -328,11 +342,25 @@ pub fn datagram(
 pub fn complete(packet: &mut [u8]) {
     let (from, to, protocol, start): (IpAddress, IpAddress, _, _) =
         if packet.first().is_some_and(|first| first >> 4 == 6) {
-            let Ok(ip) = Ipv6Packet::new_checked(&*packet) else { return };
-            (ip.src_addr().into(), ip.dst_addr().into(), ip.next_header(), 40)
+            let Ok(ip) = Ipv6Packet::new_checked(&*packet) else {
+                return;
+            };
+            (
+                ip.src_addr().into(),
+                ip.dst_addr().into(),
+                ip.next_header(),
+                40,
+            )
         } else {
-            let Ok(ip) = Ipv4Packet::new_checked(&*packet) else { return };
-            (ip.src_addr().into(), ip.dst_addr().into(), ip.next_header(), 20)
+            let Ok(ip) = Ipv4Packet::new_checked(&*packet) else {
+                return;
+            };
+            (
+                ip.src_addr().into(),
+                ip.dst_addr().into(),
+                ip.next_header(),
+                20,
+            )
         };
     let payload = packet.get_mut(start..).unwrap_or_default();
     match protocol {

@@ -66,10 +66,7 @@ pub fn run(control: RawFd) -> u8 {
 /// The answer of a process that works.
 pub const READY: &[u8] = b"ready";
 
-fn begin(
-    socket: &SeqPacket,
-    inherited: &mut Inherited,
-) -> Result<Option<Stack>, Box<dyn Error>> {
+fn begin(socket: &SeqPacket, inherited: &mut Inherited) -> Result<Option<Stack>, Box<dyn Error>> {
     let Some(text) = socket.recv(MAX_MESSAGE)? else {
         return Ok(None);
     };
@@ -113,7 +110,10 @@ fn begin(
         };
         parts.peers = Some(Peers::new(socket, claim, folder, member.number));
     }
-    let folder = config.private.as_ref().map(|member| member.folder.as_path());
+    let folder = config
+        .private
+        .as_ref()
+        .map(|member| member.folder.as_path());
     if let Some(folder) = folder.filter(|_| config.jail) {
         jail::make_root(folder)?;
     }

@@ -65,20 +65,28 @@ impl Peers {
         let mut packet = packet.to_vec();
         frame::complete(&mut packet);
         if number != self.number {
-            let _ = self.socket.send_to(&packet, self.folder.join(format!("{number}.sock")));
+            let _ = self
+                .socket
+                .send_to(&packet, self.folder.join(format!("{number}.sock")));
         }
     }
 
     /// Packets of members for the guest.
     pub fn ready(&mut self, ground: &mut Ground) {
         for _ in 0..BATCH {
-            let Some(room) = self.buffer.get_mut(frame::ETHERNET..) else { return };
-            let Ok((length, from)) = self.socket.recv_from(room) else { return };
+            let Some(room) = self.buffer.get_mut(frame::ETHERNET..) else {
+                return;
+            };
+            let Ok((length, from)) = self.socket.recv_from(room) else {
+                return;
+            };
             let sender = from.as_pathname().and_then(|path| {
                 let name = path.file_name()?.to_str()?;
                 name.strip_suffix(".sock")?.parse().ok()
             });
-            let Some(packet) = self.buffer.get_mut(..frame::ETHERNET + length) else { return };
+            let Some(packet) = self.buffer.get_mut(..frame::ETHERNET + length) else {
+                return;
+            };
             let (_, inner) = packet.split_at(frame::ETHERNET);
             if sender.is_some_and(|sender| is_between(inner, sender, self.number)) {
                 frame::address(packet, &ground.own);
@@ -92,7 +100,9 @@ impl Peers {
     pub fn find(&self, name: &str) -> Option<Vec<IpAddr>> {
         let number = NUMBERS.into_iter().find(|number| {
             let path = self.folder.join(number.to_string());
-            let Ok(file) = File::open(path) else { return false };
+            let Ok(file) = File::open(path) else {
+                return false;
+            };
             let mut text = String::new();
             let read = (&file).take(MAX_NAME).read_to_string(&mut text);
             read.is_ok() && text.eq_ignore_ascii_case(name) && is_held(file)

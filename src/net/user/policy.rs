@@ -83,7 +83,9 @@ impl Policy {
             return true;
         }
         if !self.pins.contains_key(&address) {
-            if self.order.len() >= MAX_PINS && let Some(oldest) = self.order.pop_front() {
+            if self.order.len() >= MAX_PINS
+                && let Some(oldest) = self.order.pop_front()
+            {
                 self.pins.remove(&oldest);
             }
             self.order.push_back(address);
@@ -99,8 +101,14 @@ impl Policy {
 
     fn rules_of<'p>(&'p self, name: &'p str) -> impl Iterator<Item = &'p Rule> {
         self.rules.iter().filter(move |rule| match &rule.to {
-            Destination::Name { name: own, below: false } => own == name,
-            Destination::Name { name: own, below: true } => name
+            Destination::Name {
+                name: own,
+                below: false,
+            } => own == name,
+            Destination::Name {
+                name: own,
+                below: true,
+            } => name
                 .strip_suffix(own.as_str())
                 .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
             Destination::Network { .. } => false,
@@ -115,7 +123,11 @@ impl Policy {
             }
             Destination::Name { .. } => false,
         });
-        by_rule || self.pins.get(&to.ip()).is_some_and(|ports| ports.iter().any(port))
+        by_rule
+            || self
+                .pins
+                .get(&to.ip())
+                .is_some_and(|ports| ports.iter().any(port))
     }
 
     /// Whether a rule names a forbidden address: by itself, or by a range that is forbidden
@@ -155,10 +167,7 @@ pub fn is_special(address: IpAddr) -> bool {
     }
     match address {
         IpAddr::V4(v4) => {
-            v4.octets()[0] == 0
-                || v4.is_loopback()
-                || v4.is_link_local()
-                || v4.octets()[0] >= 224
+            v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local() || v4.octets()[0] >= 224
         }
         IpAddr::V6(v6) => {
             let wide = v6.segments();
@@ -175,11 +184,7 @@ pub fn is_special(address: IpAddr) -> bool {
                 // A translator's own prefix: where it leads nobody here can tell.
                 [0x64, 0xff9b, 1, ..] => true,
                 [0x2002, ..] => tail(1),
-                _ => {
-                    v6.is_multicast()
-                        || v6.is_unicast_link_local()
-                        || (a & 0xffc0) == 0xfec0
-                }
+                _ => v6.is_multicast() || v6.is_unicast_link_local() || (a & 0xffc0) == 0xfec0,
             }
         }
     }
@@ -246,14 +251,20 @@ mod tests {
 
     fn network(text: &str, prefix: u8, port: Option<u16>) -> Rule {
         Rule {
-            to: Destination::Network { address: ip(text), prefix },
+            to: Destination::Network {
+                address: ip(text),
+                prefix,
+            },
             port,
         }
     }
 
     fn name(text: &str, below: bool, port: Option<u16>) -> Rule {
         Rule {
-            to: Destination::Name { name: text.into(), below },
+            to: Destination::Name {
+                name: text.into(),
+                below,
+            },
             port,
         }
     }
@@ -263,9 +274,23 @@ mod tests {
     }
 
     const SPECIAL: [&str; 18] = [
-        "127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1",
-        "255.255.255.255", "100.100.100.200", "168.63.129.16", "::", "::1", "fe80::1",
-        "::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "ff02::1",
+        "127.0.0.1",
+        "127.9.9.9",
+        "0.0.0.0",
+        "0.1.2.3",
+        "169.254.169.254",
+        "224.0.0.1",
+        "255.255.255.255",
+        "100.100.100.200",
+        "168.63.129.16",
+        "::",
+        "::1",
+        "fe80::1",
+        "::ffff:127.0.0.1",
+        "::127.0.0.1",
+        "64:ff9b::7f00:1",
+        "2002:7f00:1::",
+        "ff02::1",
         "fd00:ec2::254",
     ];
 
@@ -296,14 +321,20 @@ mod tests {
 
     #[test]
     fn a_rule_that_names_an_address_opens_it_and_no_other() {
-        let policy = policy(false, &[
-            network("127.0.0.1", 32, Some(5432)),
-            network("169.254.0.0", 16, None),
-            network("198.51.100.1", 32, None),
-            network("192.0.2.0", 24, Some(443)),
-        ]);
+        let policy = policy(
+            false,
+            &[
+                network("127.0.0.1", 32, Some(5432)),
+                network("169.254.0.0", 16, None),
+                network("198.51.100.1", 32, None),
+                network("192.0.2.0", 24, Some(443)),
+            ],
+        );
         let to = |text: &str| policy.target(text.parse().expect("an address"));
-        assert_eq!(to("10.0.2.2:5432"), Some("127.0.0.1:5432".parse().expect("one")));
+        assert_eq!(
+            to("10.0.2.2:5432"),
+            Some("127.0.0.1:5432".parse().expect("one"))
+        );
         assert_eq!(to("10.0.2.2:5433"), None);
         assert_eq!(to("[fd68:7573:6b00::2]:5432"), None, "that is ::1");
         assert!(reach(&policy, "169.254.169.254:80"));
@@ -315,9 +346,22 @@ mod tests {
 
     #[test]
     fn names_open_what_they_were_answered_with_and_never_what_is_special() {
-        let mut policy = policy(false, &[name("a.example", false, Some(80)), name("b.example", true, None)]);
+        let mut policy = policy(
+            false,
+            &[
+                name("a.example", false, Some(80)),
+                name("b.example", true, None),
+            ],
+        );
         assert!(policy.may_ask("a.example") && policy.may_ask("x.b.example"));
-        for other in ["b.example", "xa.example", "xb.example", ".b.example", "example", ""] {
+        for other in [
+            "b.example",
+            "xa.example",
+            "xb.example",
+            ".b.example",
+            "example",
+            "",
+        ] {
             assert!(!policy.may_ask(other), "{other}");
         }
         assert!(policy.pin("a.example", ip("203.0.113.1")));
@@ -337,7 +381,10 @@ mod tests {
         for low in 0..10_000u32 {
             policy.pin("a.example", Ipv4Addr::from_bits(0xcb00_0000 + low).into());
         }
-        assert_eq!((policy.pins.len(), policy.order.len()), (MAX_PINS, MAX_PINS));
+        assert_eq!(
+            (policy.pins.len(), policy.order.len()),
+            (MAX_PINS, MAX_PINS)
+        );
     }
 
     #[test]

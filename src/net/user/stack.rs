@@ -117,7 +117,10 @@ impl Stack {
     /// Time until something is due by itself. A link that is full is waited for first.
     fn delay(&self) -> Option<Duration> {
         let now = Instant::now();
-        let timer = self.flows.next_timer().filter(|_| !self.ground.wire.is_full());
+        let timer = self
+            .flows
+            .next_timer()
+            .filter(|_| !self.ground.wire.is_full());
         let timer = timer.map(|at| at.saturating_duration_since(now));
         let sweep = (!self.datagrams.is_idle()).then_some(SWEEP);
         match (timer, sweep) {
@@ -161,7 +164,9 @@ impl Stack {
             if self.ground.wire.is_full() {
                 break;
             }
-            let Some(frame) = self.ground.wire.read(&mut buffer) else { break };
+            let Some(frame) = self.ground.wire.read(&mut buffer) else {
+                break;
+            };
             self.take(frame);
         }
         self.buffer = buffer;
@@ -169,7 +174,9 @@ impl Stack {
 
     fn take(&mut self, frame: &[u8]) {
         let own = self.ground.own;
-        let Ok(seen) = frame::read(frame, &own) else { return };
+        let Ok(seen) = frame::read(frame, &own) else {
+            return;
+        };
         match seen {
             Seen::WhoHas4(target) => {
                 if self.answers_for(target.into()) {
@@ -182,16 +189,28 @@ impl Stack {
                     self.ground.wire.send(&answer);
                 }
             }
-            Seen::Tcp { from, to, opens, packet } => {
+            Seen::Tcp {
+                from,
+                to,
+                opens,
+                packet,
+            } => {
                 if !self.goes_to_member(to.ip(), packet) {
-                    self.flows.segment((from, to), opens, packet, &mut self.ground);
+                    self.flows
+                        .segment((from, to), opens, packet, &mut self.ground);
                 }
             }
-            Seen::Udp { from, to, payload, packet } => {
+            Seen::Udp {
+                from,
+                to,
+                payload,
+                packet,
+            } => {
                 if own.is_gateway(to.ip()) && to.port() == DOMAIN {
                     let peers = self.peers.as_ref();
                     let members = |name: &str| peers.and_then(|peers| peers.find(name));
-                    self.datagrams.ask(from, to, payload, members, &mut self.ground);
+                    self.datagrams
+                        .ask(from, to, payload, members, &mut self.ground);
                 } else if !self.goes_to_member(to.ip(), packet) {
                     self.datagrams.send(from, to, payload, &mut self.ground);
                 }
@@ -199,7 +218,9 @@ impl Stack {
             Seen::Other { to, packet } => {
                 if own.is_gateway(to) {
                     let answer = frame::echo_reply(packet, &own);
-                    answer.into_iter().for_each(|frame| self.ground.wire.send(&frame));
+                    answer
+                        .into_iter()
+                        .for_each(|frame| self.ground.wire.send(&frame));
                 } else {
                     self.goes_to_member(to, packet);
                 }

@@ -53,7 +53,12 @@ fn socket() -> Socket<'static> {
 
 impl Flow {
     /// A connection the guest asked for with `segment`; the host's half is under way.
-    pub fn outgoing(guest: SocketAddr, remote: SocketAddr, host: TcpStream, segment: &[u8]) -> Self {
+    pub fn outgoing(
+        guest: SocketAddr,
+        remote: SocketAddr,
+        host: TcpStream,
+        segment: &[u8],
+    ) -> Self {
         Self::new(guest, remote, host, socket(), Some(segment.to_vec()))
     }
 
@@ -66,7 +71,9 @@ impl Flow {
     ) -> Option<Self> {
         let mut socket = socket();
         let to = IpEndpoint::from(guest);
-        socket.connect(iface.context(), to, IpEndpoint::from(remote)).ok()?;
+        socket
+            .connect(iface.context(), to, IpEndpoint::from(remote))
+            .ok()?;
         Some(Self::new(guest, remote, host, socket, None))
     }
 
@@ -198,7 +205,11 @@ impl Flow {
                 l_onoff: 1,
                 l_linger: 0,
             };
-            let _ = nix::sys::socket::setsockopt(&self.host, nix::sys::socket::sockopt::Linger, &linger);
+            let _ = nix::sys::socket::setsockopt(
+                &self.host,
+                nix::sys::socket::sockopt::Linger,
+                &linger,
+            );
         }
     }
 }

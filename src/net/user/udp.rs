@@ -51,7 +51,9 @@ impl<K: Hash + Eq + Clone, V> Table<K, V> {
     /// Forgets flows that are silent, and returns them.
     pub fn sweep(&mut self) -> Vec<(K, V)> {
         let now = Instant::now();
-        let old = self.flows.extract_if(|_, (_, heard)| now.duration_since(*heard) > SILENCE);
+        let old = self
+            .flows
+            .extract_if(|_, (_, heard)| now.duration_since(*heard) > SILENCE);
         old.map(|(key, (value, _))| (key, value)).collect()
     }
 }

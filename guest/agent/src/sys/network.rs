@@ -13,7 +13,9 @@ pub fn interface_index(name: &str) -> Result<u32> {
     let socket = descriptor(plain(libc::SYS_socket, [word(libc::AF_UNIX), kind, 0])?);
     // struct ifreq: a name of 16 bytes, then a union whose index comes first.
     let mut request = [0u8; 40];
-    let room = request.get_mut(..NAME - 1).and_then(|r| r.get_mut(..name.len()));
+    let room = request
+        .get_mut(..NAME - 1)
+        .and_then(|r| r.get_mut(..name.len()));
     room.ok_or(Errno(22))?.copy_from_slice(name.as_bytes());
     let args = [
         word(socket.0),
@@ -25,7 +27,12 @@ pub fn interface_index(name: &str) -> Result<u32> {
     ];
     // SAFETY: SIOCGIFINDEX reads and writes a struct ifreq of 40 bytes.
     unsafe { call(libc::SYS_ioctl, args) }?;
-    Ok(u32::from_ne_bytes([request[16], request[17], request[18], request[19]]))
+    Ok(u32::from_ne_bytes([
+        request[16],
+        request[17],
+        request[18],
+        request[19],
+    ]))
 }
 
 /// A socket of the kernel's routing family.
