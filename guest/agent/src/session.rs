@@ -232,11 +232,11 @@ impl Session {
                 })?;
             }
         }
-        if let Some(network) = start.network.as_ref().filter(|_| machine) {
+        if let Some(network) = start.network.as_deref().filter(|_| machine) {
             network::join(network)?;
         }
         match &start.root {
-            Some(root) if machine => root::enter(root, &start.hostname, start.network.as_ref())?,
+            Some(root) if machine => root::enter(root, &start.hostname, start.network.as_deref())?,
             Some(_) => {
                 let message = "a root file system needs a machine".into();
                 return Err(failure(Stage::Root, Errno(0), message));

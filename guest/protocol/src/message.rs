@@ -2,6 +2,7 @@
 //! Every message, and how each is laid out in its frame.
 
 use crate::wire::{Malformed, Reader, Writer};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::IpAddr;
@@ -80,7 +81,7 @@ pub struct Start {
     /// Nanoseconds since 1970; zero leaves the clock as it is.
     pub wall_clock: u64,
     /// None leaves the machine's interfaces alone.
-    pub network: Option<Network>,
+    pub network: Option<Box<Network>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -318,7 +319,7 @@ impl Start {
         });
         w.bool(self.kernel_log);
         w.u64(self.wall_clock);
-        w.option(self.network.as_ref(), |w, network| network.write(w));
+        w.option(self.network.as_deref(), |w, network| network.write(w));
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -344,7 +345,7 @@ impl Start {
             })?,
             kernel_log: r.bool()?,
             wall_clock: r.u64()?,
-            network: r.option(Network::read)?,
+            network: r.option(|r| Network::read(r).map(Box::new))?,
         })
     }
 }

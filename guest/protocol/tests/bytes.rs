@@ -4,6 +4,7 @@
 use husk_protocol::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::net::IpAddr;
 
 fn stream() -> impl Strategy<Value = Stream> {
     prop::sample::select(Stream::ALL.to_vec())
@@ -33,6 +34,22 @@ fn terminal() -> impl Strategy<Value = Terminal> {
     (size(), any::<String>()).prop_map(|(size, term)| Terminal { size, term })
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    let address = (any::<IpAddr>(), any::<u8>()).prop_map(|(ip, prefix)| Address { ip, prefix });
+    (
+        (any::<String>(), any::<u16>(), vec(address, 0..4)),
+        (vec(any::<IpAddr>(), 0..3), text(), text()),
+    )
+        .prop_map(|(a, b)| Network {
+            interface: a.0,
+            mtu: a.1,
+            addresses: a.2,
+            gateways: b.0,
+            resolv_conf: b.1,
+            hosts: b.2,
+        })
+}
+
 fn start() -> impl Strategy<Value = Start> {
     (
         (
@@ -42,7 +59,12 @@ fn start() -> impl Strategy<Value = Start> {
             text(),
         ),
         (any::<String>(), prop::option::of(terminal()), any::<bool>()),
-        (prop::option::of(root()), any::<bool>(), any::<u64>()),
+        (
+            prop::option::of(root()),
+            any::<bool>(),
+            any::<u64>(),
+            prop::option::of(network()),
+        ),
     )
         .prop_map(|((argv, env, user, cwd), b, c)| Start {
             argv,
@@ -55,6 +77,7 @@ fn start() -> impl Strategy<Value = Start> {
             root: c.0,
             kernel_log: c.1,
             wall_clock: c.2,
+            network: c.3.map(Box::new),
         })
 }
 
@@ -74,6 +97,7 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         Stage::Terminal,
         Stage::Spawn,
         Stage::Exec,
+        Stage::Network,
     ];
     prop_oneof![
         any::<(u16, u64, u64)>().prop_map(|(version, started, ready)| Message::Hello(Hello {

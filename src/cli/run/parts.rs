@@ -67,7 +67,7 @@ pub fn gather(
     };
     let network = network::gather(request, &mut opened)?;
     let mut start = start(request, root.kind)?;
-    start.network = network.guest;
+    start.network = network.guest.map(Box::new);
     let config = VmConfig {
         name: request.image.clone(),
         cpus: request.shape.cpus,

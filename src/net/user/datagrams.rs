@@ -267,9 +267,9 @@ impl Datagrams {
             return;
         };
         let name = &lookup.question.name;
-        let harmless = list.into_iter().fold(true, |so_far, address| {
-            ground.policy.pin(name, address) && so_far
-        });
+        let harmless = list
+            .into_iter()
+            .all(|address| ground.policy.pin(name, address));
         let answer = match harmless {
             true => dns::renumber(message, lookup.question.id),
             false => lookup.question.no_such_name(),

@@ -193,6 +193,8 @@ impl Flow {
             // The link loses nothing, so the last acknowledgement needs no second chance.
             State::Closed if socket.remote_endpoint().is_none() => Life::Over,
             State::TimeWait if self.host_closed => Life::Over,
+            // The guest took its first segment back.
+            State::Listen => Life::Over,
             _ => Life::Goes,
         }
     }

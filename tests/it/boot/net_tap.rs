@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Interfaces of the host, in a network namespace that each test makes and that is gone
+//! with it: nothing of the host's own network is touched.
+
+use crate::support::husk::{Host, Husk};
+use crate::support::skipped;
+use std::process::Command;
+
+/// The husk in a namespace of its own, where `setup` ran before and `check` runs meanwhile.
+fn in_namespace(husk: Husk, setup: &str) -> Husk {
+    let script = format!("set -e; {setup}; exec \"$@\"");
+    husk.by(&["unshare", "--net", "sh", "-c", &script, "husk"])
+}
+
+fn may_make_interfaces() -> bool {
+    let probe = "ip link set lo up && ip tuntap add husk-probe mode tap";
+    let made = Command::new("unshare")
+        .args(["--net", "sh", "-c", probe])
+        .output();
+    let works = made.is_ok_and(|output| output.status.success());
+    if !works {
+        skipped("tap interfaces need root, /dev/net/tun and iproute2");
+    }
+    works
+}
+
+/// Frames longer than the link's MTU, cut by nobody on the way, arrive as they were sent.
+const TALK: &str = "busybox ip addr add 198.18.0.2/24 dev eth0; \
+    for i in 1 2 3 4 5 6 7 8 9 10; do busybox ping -c 1 -W 1 198.18.0.1 >/dev/null && break; done; \
+    busybox dd if=/dev/zero bs=1M count=8 2>/dev/null | busybox nc 198.18.0.1 7000; echo sent; \
+    busybox nc 198.18.0.1 7001 </dev/null | wc -c";
+
+#[test]
+fn a_tap_carries_a_guest_and_is_gone_with_it() {
+    let Some(host) = Host::find() else { return };
+    if !may_make_interfaces() {
+        return;
+    }
+    let setup = "ip link set lo up; (for i in $(seq 100); do ip link show husk7 >/dev/null 2>&1 && break; \
+        sleep 0.1; done; ip addr add 198.18.0.1/24 dev husk7) & \
+        (busybox nc -l -p 7000 | wc -c >&2) & \
+        (busybox dd if=/dev/zero bs=1M count=8 2>/dev/null | busybox nc -l -p 7001) &";
+    let husk = host.sh(TALK).options(&["--network", "tap:husk7"]);
+    let ended = in_namespace(husk, setup.trim_end_matches('&')).end();
+    assert_eq!(ended.stdout, b"sent\n8388608\n", "{ended:?}");
+    assert!(ended.stderr.contains("8388608"), "{ended:?}");
+}
+
+#[test]
+fn a_bridge_carries_a_guest() {
+    let Some(host) = Host::find() else { return };
+    if !may_make_interfaces() {
+        return;
+    }
+    let setup = "ip link set lo up; ip link add blue type bridge; ip link set blue up; \
+        ip addr add 198.18.0.1/24 dev blue; (busybox nc -l -p 7000 | wc -c >&2) & \
+        (busybox dd if=/dev/zero bs=1M count=8 2>/dev/null | busybox nc -l -p 7001)";
+    let husk = host.sh(TALK).options(&["--network", "bridge:blue"]);
+    let ended = in_namespace(husk, &format!("{setup} & true")).end();
+    assert_eq!(ended.stdout, b"sent\n8388608\n", "{ended:?}");
+    assert!(ended.stderr.contains("8388608"), "{ended:?}");
+}
+
+#[test]
+fn what_is_no_interface_is_said_so() {
+    let Some(host) = Host::find() else { return };
+    if !may_make_interfaces() {
+        return;
+    }
+    let husk = host.sh("true").options(&["--network", "bridge:none"]);
+    let ended = in_namespace(husk, "true").end();
+    assert_eq!(ended.code, 125, "{ended:?}");
+    assert!(
+        ended.stderr.contains("cannot join the bridge none"),
+        "{ended:?}"
+    );
+}
