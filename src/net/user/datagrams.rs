@@ -51,13 +51,13 @@ pub struct Datagrams {
     /// By that port: door and client.
     ports: HashMap<SocketAddr, (usize, SocketAddr)>,
     next_port: u16,
-    resolvers: Vec<IpAddr>,
+    resolvers: Vec<SocketAddr>,
     lookups: HashMap<RawFd, Lookup>,
     buffer: Vec<u8>,
 }
 
 impl Datagrams {
-    pub fn new(doors: Vec<Door>, resolvers: Vec<IpAddr>) -> Self {
+    pub fn new(doors: Vec<Door>, resolvers: Vec<SocketAddr>) -> Self {
         Self {
             outgoing: Table::new(),
             by_fd: HashMap::new(),
@@ -233,7 +233,7 @@ impl Datagrams {
         if self.lookups.len() >= MAX_LOOKUPS {
             return Ok(());
         }
-        let socket = connected(SocketAddr::new(*resolver, DOMAIN))?;
+        let socket = connected(*resolver)?;
         let [low, high, ..] = random().to_le_bytes();
         let id = u16::from_le_bytes([low, high]);
         socket.send(&dns::renumber(payload, id))?;

@@ -75,7 +75,11 @@ fn begin(socket: &SeqPacket, inherited: &mut Inherited) -> Result<Option<Stack>,
         link: Frames::new(inherited.take(config.link)?),
         addresses: config.addresses,
         policy: Policy::new(config.addresses, config.open, config.rules.clone()),
-        resolvers: config.resolvers.clone(),
+        resolvers: config
+            .resolvers
+            .iter()
+            .map(|ip| SocketAddr::new(*ip, datagrams::DOMAIN))
+            .collect(),
         gates: Vec::new(),
         doors: Vec::new(),
         peers: None,

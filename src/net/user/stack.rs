@@ -34,7 +34,7 @@ pub struct Parts {
     pub link: Frames,
     pub addresses: Addresses,
     pub policy: Policy,
-    pub resolvers: Vec<IpAddr>,
+    pub resolvers: Vec<SocketAddr>,
     pub gates: Vec<Gate>,
     pub doors: Vec<Door>,
     pub peers: Option<Peers>,

@@ -39,7 +39,7 @@ impl World {
         rules: &[Rule],
         gates: Vec<Gate>,
         doors: Vec<Door>,
-        resolvers: Vec<IpAddr>,
+        resolvers: Vec<SocketAddr>,
     ) -> Self {
         let (guest, theirs) = Frames::pair().expect("sockets");
         let stack = Stack::new(Parts {
@@ -499,6 +499,73 @@ fn names_that_no_rule_has_are_not_asked_for() {
     question.truncate(14);
     world.say(&udp(guest(4000), gateway(53), &question));
     world.silence();
+}
+
+/// A question for `a.example`.
+fn question(kind: u8) -> Vec<u8> {
+    let mut message = vec![9, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    message.extend(b"\x01a\x07example\0\0");
+    message.extend([kind, 0, 1]);
+    message
+}
+
+/// What the guest is told by a name server that says `addresses`: the code, and how many.
+fn lookup(world: &mut World, server: &UdpSocket, addresses: &[[u8; 4]]) -> (u8, u8) {
+    world.say(&udp(guest(4000), gateway(53), &question(1)));
+    let mut bytes = [0; 512];
+    let (length, from) = server.recv_from(&mut bytes).expect("asked");
+    let mut answer = bytes[..length].to_vec();
+    // Somebody who guesses the number, and is wrong, is not heard.
+    let mut guess = answer.clone();
+    guess[1] ^= 1;
+    (guess[2], guess[3]) = (0x81, 0x80);
+    server.send_to(&guess, from).expect("sent");
+    (answer[2], answer[3]) = (0x81, 0x80);
+    answer[7] = u8::try_from(addresses.len()).expect("few");
+    for address in addresses {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address);
+    }
+    server.send_to(&answer, from).expect("sent");
+    let frame = world.wait();
+    let dns = &frame[42..];
+    assert_eq!(dns[..2], [9, 9], "the guest's own number");
+    (dns[3] & 0xf, dns[7])
+}
+
+#[test]
+fn answers_open_what_they_say_but_never_the_hosts_own_addresses() {
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    server.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let resolver = server.local_addr().expect("an address");
+    let (listener, port) = service();
+    let rule = Rule {
+        to: Destination::Name {
+            name: "a.example".into(),
+            below: false,
+        },
+        port: None,
+    };
+    let mut world = World::asking(false, &[rule], Vec::new(), Vec::new(), vec![resolver]);
+    let outside = [203, 0, 113, 5];
+    assert_eq!(lookup(&mut world, &server, &[outside]), (0, 1));
+    // The name moves, to where no name may lead: alone, and beside an address that is good.
+    let local = [127, 0, 0, 1];
+    for rebound in [
+        &[local][..],
+        &[outside, local],
+        &[[169, 254, 169, 254]],
+        &[[10, 0, 2, 2]],
+    ] {
+        assert_eq!(lookup(&mut world, &server, rebound), (3, 0), "{rebound:?}");
+    }
+    for to in [SocketAddr::new(local.into(), port), gateway(port)] {
+        world.say(&syn(5000, to));
+        while let Some(frame) = world.hear() {
+            assert!(segment(&frame).rst, "{to}");
+        }
+    }
+    nobody_came(&listener);
 }
 
 #[test]

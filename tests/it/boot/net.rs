@@ -209,7 +209,7 @@ fn datagrams_are_carried_both_ways_and_only_where_allowed() {
     let port = |socket: &UdpSocket| socket.local_addr().expect("an address").port();
     let (open, closed) = (port(&allowed), port(&forbidden));
     allowed.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    let heard = Arc::new(Mutex::new(Vec::new()));
+    let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
     let note = Arc::clone(&heard);
     let answer = thread::spawn(move || {
         let mut bytes = [0; 512];

@@ -13,7 +13,7 @@ fn member(husk: Husk, folder: &Path, network: &str, name: &str) -> Husk {
 }
 
 fn serving(husk: Husk) -> Started {
-    let mut started = husk.start();
+    let started = husk.start();
     started.running.wait_for("up\n");
     started
 }

@@ -24,11 +24,21 @@ fn may_make_interfaces() -> bool {
     works
 }
 
-/// Frames longer than the link's MTU, cut by nobody on the way, arrive as they were sent.
+/// Long runs of bytes both ways, which the guest's kernel hands over in segments longer than
+/// the link's MTU.
 const TALK: &str = "busybox ip addr add 198.18.0.2/24 dev eth0; \
     for i in 1 2 3 4 5 6 7 8 9 10; do busybox ping -c 1 -W 1 198.18.0.1 >/dev/null && break; done; \
-    busybox dd if=/dev/zero bs=1M count=8 2>/dev/null | busybox nc 198.18.0.1 7000; echo sent; \
-    busybox nc 198.18.0.1 7001 </dev/null | wc -c";
+    busybox nc 198.18.0.1 7000 -e busybox dd if=/dev/zero bs=1M count=8 2>/dev/null; \
+    busybox nc 198.18.0.1 7001 -e sh -c 'busybox wc -c >&2'; echo over";
+/// The host's half of it.
+const ANSWER: &str = "busybox nc -l -p 7000 -e sh -c 'busybox wc -c >&2' & \
+    busybox nc -l -p 7001 -e busybox dd if=/dev/zero bs=1M count=8 2>/dev/null &";
+
+#[track_caller]
+fn talked(ended: &crate::support::process::Ended) {
+    assert_eq!(ended.stdout, b"over\n", "{ended:?}");
+    assert_eq!(ended.stderr.matches("8388608").count(), 2, "{ended:?}");
+}
 
 #[test]
 fn a_tap_carries_a_guest_and_is_gone_with_it() {
@@ -36,14 +46,10 @@ fn a_tap_carries_a_guest_and_is_gone_with_it() {
     if !may_make_interfaces() {
         return;
     }
-    let setup = "ip link set lo up; (for i in $(seq 100); do ip link show husk7 >/dev/null 2>&1 && break; \
-        sleep 0.1; done; ip addr add 198.18.0.1/24 dev husk7) & \
-        (busybox nc -l -p 7000 | wc -c >&2) & \
-        (busybox dd if=/dev/zero bs=1M count=8 2>/dev/null | busybox nc -l -p 7001) &";
+    let wait = "(until ip link show husk7 >/dev/null 2>&1; do :; done; ip addr add 198.18.0.1/24 dev husk7) &";
+    let setup = format!("ip link set lo up; {wait} {ANSWER} true");
     let husk = host.sh(TALK).options(&["--network", "tap:husk7"]);
-    let ended = in_namespace(husk, setup.trim_end_matches('&')).end();
-    assert_eq!(ended.stdout, b"sent\n8388608\n", "{ended:?}");
-    assert!(ended.stderr.contains("8388608"), "{ended:?}");
+    talked(&in_namespace(husk, &setup).end());
 }
 
 #[test]
@@ -53,12 +59,9 @@ fn a_bridge_carries_a_guest() {
         return;
     }
     let setup = "ip link set lo up; ip link add blue type bridge; ip link set blue up; \
-        ip addr add 198.18.0.1/24 dev blue; (busybox nc -l -p 7000 | wc -c >&2) & \
-        (busybox dd if=/dev/zero bs=1M count=8 2>/dev/null | busybox nc -l -p 7001)";
+        ip addr add 198.18.0.1/24 dev blue;";
     let husk = host.sh(TALK).options(&["--network", "bridge:blue"]);
-    let ended = in_namespace(husk, &format!("{setup} & true")).end();
-    assert_eq!(ended.stdout, b"sent\n8388608\n", "{ended:?}");
-    assert!(ended.stderr.contains("8388608"), "{ended:?}");
+    talked(&in_namespace(husk, &format!("{setup} {ANSWER} true")).end());
 }
 
 #[test]
