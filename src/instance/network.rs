@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
@@ -110,15 +110,8 @@ impl Place {
             path: folder.to_owned(),
             source,
         };
-        make(folder).map_err(broken)?;
         // One at a time, so that no name is taken twice.
-        let lock = File::options()
-            .create(true)
-            .append(true)
-            .open(folder.join("lock"));
-        let lock = lock.map_err(broken)?;
-        let _lock =
-            Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| broken(e.into()))?;
+        let _lock = enter(folder).map_err(broken)?;
         let mut free = None;
         for number in 2..=254u8 {
             let path = folder.join(number.to_string());
@@ -192,14 +185,35 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         remove(&self.folder, self.number);
-        // The last one turns off the light; while others are here this fails. A member that
-        // comes this moment finds the folder gone under its lock, and makes it again.
+        // The last one turns off the light, while nobody else can come in.
+        let lock = enter(&self.folder);
         let others = fs::read_dir(&self.folder).map(|list| list.flatten().count());
-        if others.is_ok_and(|count| count == 1) {
+        if lock.is_ok() && others.is_ok_and(|count| count == 1) {
             let _ = fs::remove_file(self.folder.join("lock"));
             let _ = fs::remove_dir(&self.folder);
         }
     }
+}
+
+/// Makes the folder if it is not there, and keeps everybody else out of it.
+fn enter(folder: &Path) -> io::Result<Flock<File>> {
+    /// Each try is lost to a member that left at that very moment.
+    const TRIES: usize = 100;
+    let path = folder.join("lock");
+    for _ in 0..TRIES {
+        make(folder)?;
+        let file = match File::options().create(true).append(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+        // Whoever left last took the file along, and with it what it locked.
+        let same = fs::metadata(&path).and_then(|now| Ok(now.ino() == lock.metadata()?.ino()));
+        if same.unwrap_or(false) {
+            return Ok(lock);
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
 }
 
 fn remove(folder: &Path, number: u8) {
@@ -225,4 +239,55 @@ fn make(folder: &Path) -> io::Result<()> {
         chown(folder, Some(NOBODY), Some(NOBODY))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_once_numbers_are_free_again_and_nothing_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let net = folder.path().join("husk/net/blue");
+        let one = Place::take(&net, "one").expect("room");
+        let two = Place::take(&net, "two").expect("room");
+        assert_eq!((one.number, two.number), (2, 3));
+        let error = Place::take(&net, "ONE").expect_err("taken");
+        assert!(matches!(error, PlaceError::Name(_)), "{error}");
+        drop(one);
+        assert_eq!(Place::take(&net, "one").expect("free again").number, 2);
+        drop(two);
+        assert!(!net.exists(), "the last one turned off the light");
+    }
+
+    #[test]
+    fn members_that_come_and_go_at_once_are_not_in_each_others_way() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let net = folder.path().join("husk/net/blue");
+        std::thread::scope(|scope| {
+            for member in 0..4 {
+                let net = &net;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        drop(Place::take(net, &format!("m{member}")).expect("room"));
+                    }
+                });
+            }
+        });
+        assert!(!net.exists());
+    }
+
+    #[test]
+    fn what_a_killed_member_left_is_tidied_up() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let net = folder.path().join("husk/net/blue");
+        let lost = Place::take(&net, "lost").expect("room");
+        // As a killed process leaves it: nobody holds the lock, the files stay.
+        let path = net.join("7");
+        fs::write(&path, "stale").expect("a file");
+        fs::write(net.join("7.sock"), "").expect("a file");
+        let next = Place::take(&net, "stale").expect("nobody has it");
+        assert!(!path.exists());
+        assert_eq!((lost.number, next.number), (2, 3));
+    }
 }

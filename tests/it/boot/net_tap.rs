@@ -78,3 +78,27 @@ fn what_is_no_interface_is_said_so() {
         "{ended:?}"
     );
 }
+
+/// Through the user-mode stack to addresses that are neither the gateway's nor loopback.
+#[test]
+fn an_address_that_is_named_is_reached_in_both_families() {
+    let Some(host) = Host::find() else { return };
+    if !may_make_interfaces() {
+        return;
+    }
+    // Each server ends with its one client.
+    let setup = "ip link set lo up; ip addr add 198.51.100.7/32 dev lo; \
+        ip addr add 2001:db8::7/128 dev lo nodad; \
+        busybox nc -l -p 7000 -e echo four & busybox nc -l -p 7006 -e echo six & true";
+    let script = "busybox nc -w 10 198.51.100.7 7000; busybox nc -w 10 2001:db8::7 7006; \
+        busybox nc -w 10 198.51.100.7 7006 2>/dev/null || echo closed";
+    let allow = [
+        "--allow",
+        "198.51.100.7:7000",
+        "--allow",
+        "[2001:db8::7]:7006",
+    ];
+    let husk = host.sh(script).options(&allow);
+    let ended = in_namespace(husk, setup).end();
+    assert_eq!(ended.stdout, b"four\nsix\nclosed\n", "{ended:?}");
+}
