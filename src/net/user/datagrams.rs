@@ -93,11 +93,10 @@ impl Datagrams {
             return;
         }
         let key = (from, to);
-        // Judged each time: a rule's addresses may have been learnt meanwhile.
-        let Some(target) = ground.policy.target(to) else {
-            return;
-        };
         if !self.outgoing.contains(&key) {
+            let Some(target) = ground.policy.target(to) else {
+                return;
+            };
             let Ok(socket) = connected(target) else {
                 return;
             };

@@ -155,6 +155,14 @@ impl Flows {
         }
     }
 
+    /// Every flow has its turn.
+    #[cfg(test)]
+    pub fn turn_all(&mut self, ground: &mut Ground) {
+        for place in 0..self.slots.len() {
+            self.turn(place, ground);
+        }
+    }
+
     /// The host's half came about, or did not.
     fn open(&mut self, place: usize, ground: &mut Ground) {
         match self.flow(place).and_then(Flow::opened) {

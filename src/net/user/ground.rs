@@ -94,6 +94,12 @@ impl Ground {
         })
     }
 
+    /// Lets time pass for the stack.
+    #[cfg(test)]
+    pub fn age(&mut self, time: std::time::Duration) {
+        self.born -= time;
+    }
+
     /// The stack's clock.
     pub fn now(&self) -> smoltcp::time::Instant {
         let micros = i64::try_from(self.born.elapsed().as_micros()).unwrap_or(i64::MAX);

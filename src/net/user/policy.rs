@@ -59,10 +59,10 @@ impl Policy {
             other => other,
         };
         let target = SocketAddr::new(address, to.port());
-        let allowed = match self.is_forbidden(address) {
-            true => self.names(target),
-            false => self.open || self.permits(target),
-        };
+        // What the kernel is asked for comes last: most is decided without.
+        let forbidden = is_special(address) || self.is_own(address);
+        let allowed = self.names(target)
+            || (!forbidden && (self.open || self.permits(target)) && !(self.is_hosts_own)(address));
         (allowed && to.port() != 0).then_some(target)
     }
 

@@ -114,6 +114,13 @@ impl Stack {
         Ok(())
     }
 
+    /// As if that much time had passed.
+    #[cfg(test)]
+    pub fn pass(&mut self, time: Duration) {
+        self.ground.age(time);
+        self.flows.turn_all(&mut self.ground);
+    }
+
     /// Time until something is due by itself. A link that is full is waited for first.
     fn delay(&self) -> Option<Duration> {
         let now = Instant::now();

@@ -18,6 +18,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 const BUFFER: usize = 256 << 10;
 /// A guest that does not acknowledge for this long is gone.
 const SILENCE: Duration = Duration::from_secs(120);
+/// A quiet guest is asked this often whether it is there: the stack counts every silence as
+/// one, also where nothing is owed, and a connection may rest for days.
+const ALIVE: Duration = Duration::from_secs(45);
 
 pub struct Flow {
     /// The guest's end, and what it believes to speak to.
@@ -47,6 +50,7 @@ fn socket() -> Socket<'static> {
     let mut socket = Socket::new(buffer(), buffer());
     socket.set_nagle_enabled(false);
     socket.set_timeout(Some(SILENCE));
+    socket.set_keep_alive(Some(ALIVE));
     socket.set_ack_delay(None);
     socket
 }

@@ -278,6 +278,38 @@ fn a_connection_that_is_allowed_carries_bytes_and_both_ends_of_it() {
     }
 }
 
+/// A connection rests for as long as the guest is there, and no longer.
+#[test]
+fn a_quiet_connection_lives_while_its_guest_does() {
+    let (listener, port) = service();
+    let mut world = World::new(false, &[loopback(port)], Vec::new(), Vec::new());
+    world.say(&syn(5000, gateway(port)));
+    let next = segment(&world.wait()).seq + 1;
+    let (mut host, _) = listener.accept().expect("the guest came");
+    let here = Segment {
+        control: TcpControl::None,
+        seq: 1001,
+        ack: Some(next),
+        payload: &[],
+    };
+    world.say(&tcp(5000, gateway(port), here));
+    for _ in 0..20 {
+        world.stack.pass(Duration::from_secs(60));
+        let asked = segment(&world.wait());
+        assert!(asked.ack && !asked.rst);
+        world.say(&tcp(5000, gateway(port), here));
+    }
+    host.write_all(b"still").expect("open");
+    let mut part = segment(&world.wait());
+    while part.payload != b"still" {
+        part = segment(&world.wait());
+    }
+    world.stack.pass(Duration::from_secs(200));
+    host.set_nonblocking(false).expect("blocking");
+    let error = host.read(&mut [0; 8]).expect_err("cut");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
 #[test]
 fn a_reset_of_the_guest_is_a_reset_for_the_host() {
     let (listener, port) = service();
