@@ -5,6 +5,7 @@ use super::ground::{Ground, Token};
 use super::tcp::{Flow, Life};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 
 /// Connections at once. Stops a guest from taking all descriptors and much memory.
 const MAX_FLOWS: usize = 1024;
+/// And of the descriptors this process may have they take no more than one in so many: one
+/// that cannot be accepted for want of them would wake us for ever.
+const SHARE: u64 = 4;
 /// How long a connection to the outside may take to come about.
 const CONNECT: Duration = Duration::from_secs(30);
 /// Connections accepted in one turn of the loop.
@@ -39,11 +43,15 @@ pub struct Flows {
     /// Flows that wait for the link to take more.
     stalled: Vec<usize>,
     next_port: u16,
+    most: usize,
 }
 
 impl Flows {
     pub fn new() -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let share = usize::try_from(limit / SHARE).unwrap_or(usize::MAX);
         Self {
+            most: MAX_FLOWS.min(share),
             slots: Vec::new(),
             free: Vec::new(),
             places: HashMap::new(),
@@ -264,7 +272,7 @@ impl Flows {
     }
 
     fn has_room(&self) -> bool {
-        self.places.len() < MAX_FLOWS
+        self.places.len() < self.most
     }
 
     fn free_port(&mut self, gateway: std::net::IpAddr, guest: SocketAddr) -> Option<SocketAddr> {
