@@ -20,6 +20,7 @@ pub mod memory;
 pub mod kvm;
 
 pub mod jail;
+pub mod net;
 pub mod virtio;
 
 pub mod arch;

@@ -41,8 +41,7 @@ mod usage;
 mod volume;
 mod wait;
 
-use crate::share;
-use crate::vmm;
+use crate::{net, share, vmm};
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
 use std::ffi::OsString;
@@ -96,6 +95,7 @@ enum Verb {
     Keep(run::KeepArgs),
     Vmm(VmmArgs),
     Share(ShareArgs),
+    Net(NetArgs),
 }
 
 /// Runs a guest; how husk starts itself, not for people.
@@ -120,6 +120,15 @@ struct ShareArgs {
     #[arg(long)]
     all_ids: bool,
     directory: PathBuf,
+}
+
+/// Carries a guest's network; how husk starts itself, not for people.
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+struct NetArgs {
+    /// The descriptor of the control socket.
+    #[arg(long)]
+    control: RawFd,
 }
 
 impl Verb {
@@ -156,6 +165,7 @@ impl Verb {
                 Ok(ExitStatus::Code(code))
             }
             Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
+            Self::Net(args) => Ok(ExitStatus::Code(net::user::run(args.control))),
         }
     }
 }

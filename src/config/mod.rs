@@ -4,6 +4,8 @@
 //! The tool side opens every file and passes descriptors, so the process that runs
 //! the guest opens no path: `HostFile::fd` is a descriptor number that process inherits.
 
+pub mod net;
+
 use crate::units::Variant;
 use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
@@ -32,6 +34,7 @@ pub struct VmConfig {
     pub drives: Vec<Drive>,
     pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,
+    pub net: Option<net::Net>,
     /// What the guest's serial port and virtio console are connected to.
     pub console: Console,
     pub rng: bool,

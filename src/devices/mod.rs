@@ -10,6 +10,7 @@ pub mod bucket;
 pub mod console;
 pub mod console_log;
 pub mod fs;
+pub mod net;
 pub mod reset;
 pub mod rng;
 pub mod serial;
@@ -19,6 +20,8 @@ pub mod vsock;
 
 pub use vsock::HostPort;
 
+use crate::config::net::MacAddr;
+use crate::net::Link;
 use crate::virtio::device::VirtioDevice;
 use console::Window;
 use console_log::ConsoleLog;
@@ -43,6 +46,11 @@ pub enum Spec {
         log: Arc<ConsoleLog>,
         size: (u16, u16),
     },
+    Net {
+        link: Box<dyn Link>,
+        mac: MacAddr,
+        mtu: u16,
+    },
     Rng,
     Balloon,
     Fs {
@@ -65,6 +73,7 @@ impl Spec {
             Self::Console { .. } => "console",
             Self::Fs { .. } => "shared directory",
             Self::Balloon => "balloon",
+            Self::Net { .. } => "network device",
             Self::Rng => "entropy device",
             Self::Vsock { .. } => "vsock device",
         }
@@ -106,6 +115,7 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             let (console, window) = console::Console::new(input, output, log, size)?;
             (Box::new(console), Handle::Window(window))
         }
+        Spec::Net { link, mac, mtu } => (Box::new(net::Net::new(link, mac, mtu)), Handle::None),
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
         Spec::Balloon => {
             let (balloon, control) = balloon::Balloon::new()?;
@@ -127,10 +137,11 @@ pub fn build(spec: Spec) -> io::Result<Built> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Frames;
     use crate::virtio::testing::{Driver, any_descriptor};
     use proptest::prelude::*;
 
-    fn specs() -> [Spec; 6] {
+    fn specs() -> [Spec; 7] {
         let file = tempfile::tempfile().expect("file");
         file.set_len(1 << 20).expect("a hole");
         [
@@ -145,6 +156,12 @@ mod tests {
                 output: None,
                 log: ConsoleLog::new(None),
                 size: (80, 25),
+            },
+            Spec::Net {
+                // Without a world: what the guest sends goes nowhere.
+                link: Box::new(Frames::new(Frames::pair().expect("sockets").0)),
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                mtu: 1500,
             },
             Spec::Rng,
             Spec::Balloon,
@@ -186,7 +203,7 @@ mod tests {
             assert!(woken <= 1, "{name}");
             assert_eq!(driver.events.turn(20).expect("event loop"), 0, "{name}");
         }
-        assert_eq!(ids, [2, 3, 4, 5, 19, 26], "the numbers of section 5");
+        assert_eq!(ids, [2, 3, 1, 4, 5, 19, 26], "the numbers of section 5");
     }
 
     #[test]

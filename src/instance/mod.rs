@@ -5,6 +5,7 @@ pub mod call;
 pub mod desk;
 pub mod journal;
 pub mod logs;
+pub mod network;
 mod place;
 pub mod record;
 pub mod session;

@@ -58,6 +58,7 @@ fn start(directory: &Path, read_only: bool) -> io::Result<UnixStream> {
         keep: &[theirs.as_raw_fd()],
         namespaces: true,
         all_ids,
+        host_network: false,
     })?;
     drop(theirs);
     hear(&ours)?;

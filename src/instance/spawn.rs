@@ -2,9 +2,10 @@
 //! Starts the process that runs a guest: this program again, as `husk vmm`, in namespaces
 //! of its own, with the descriptors its configuration names and no others.
 
+use crate::config::net::NetLink;
 use crate::config::{Console, VmConfig};
 use crate::control::{MAX_MESSAGE, Report, Request};
-use crate::sys::namespaces::{self, Birth};
+use crate::sys::namespaces::{self, Birth, Child};
 use crate::sys::seqpacket::SeqPacket;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -83,30 +84,7 @@ impl Spawned {
 /// Starts the machine `config` describes. Every descriptor it names must be open in this
 /// process, under that number, until this returns.
 pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
-    let program = program().map_err(SpawnError::Program)?;
-    let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
-    let number = theirs.as_fd().as_raw_fd();
-    let arguments: Vec<CString> = ["husk", "vmm", "--control", &number.to_string()]
-        .into_iter()
-        .filter_map(|argument| CString::new(argument).ok())
-        .collect();
-    let mut keep = descriptors(config);
-    keep.push(number);
-    let child = namespaces::spawn(&Birth {
-        program: &program,
-        arguments: &arguments,
-        keep: &keep,
-        namespaces: config.jail,
-        all_ids: false,
-    })
-    .map_err(|error| {
-        if config.jail {
-            SpawnError::Namespaces(error)
-        } else {
-            SpawnError::Process(error)
-        }
-    })?;
-    drop(theirs);
+    let (ours, child) = start("vmm", descriptors(config), config.jail, false)?;
     let text = serde_json::to_vec(config).map_err(|error| SpawnError::Process(error.into()))?;
     ours.send(&text).map_err(SpawnError::Configuration)?;
     Ok(Spawned {
@@ -114,6 +92,37 @@ pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
         pidfd: child.pidfd,
         pid: child.pid,
     })
+}
+
+/// Starts this program again as the hidden verb `verb`, with these descriptors and one end
+/// of a control socket.
+pub(super) fn start(
+    verb: &str,
+    mut keep: Vec<RawFd>,
+    jail: bool,
+    host_network: bool,
+) -> Result<(SeqPacket, Child), SpawnError> {
+    let program = program().map_err(SpawnError::Program)?;
+    let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
+    let number = theirs.as_fd().as_raw_fd();
+    let arguments: Vec<CString> = ["husk", verb, "--control", &number.to_string()]
+        .into_iter()
+        .filter_map(|argument| CString::new(argument).ok())
+        .collect();
+    keep.push(number);
+    let child = namespaces::spawn(&Birth {
+        program: &program,
+        arguments: &arguments,
+        keep: &keep,
+        namespaces: jail,
+        all_ids: false,
+        host_network,
+    })
+    .map_err(|error| match jail {
+        true => SpawnError::Namespaces(error),
+        false => SpawnError::Process(error),
+    })?;
+    Ok((ours, child))
 }
 
 /// A process that is to own a machine when this one is gone: this program again, with the
@@ -132,6 +141,7 @@ pub fn spawn_owner(
         keep: &keep,
         namespaces: false,
         all_ids: false,
+        host_network: false,
     };
     let child = namespaces::spawn(&birth).map_err(SpawnError::Process)?;
     Ok(child.pidfd)
@@ -152,6 +162,10 @@ pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
     if let Some(vsock) = &config.vsock {
         list.extend(vsock.listener);
         list.extend(vsock.host_ports.iter().map(|port| port.fd));
+    }
+    match config.net.as_ref().map(|net| net.link) {
+        Some(NetLink::Frames(fd) | NetLink::Tap(fd)) => list.push(fd),
+        None => {}
     }
     if let Console::Stdio { input, output, .. } = &config.console {
         list.extend(input);

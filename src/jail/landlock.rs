@@ -3,8 +3,8 @@
 //! (Documentation/userspace-api/landlock.rst).
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use std::io;
 
@@ -21,6 +21,28 @@ pub fn deny_all() -> io::Result<()> {
             .create()?
             .restrict_self()?;
         Ok(status.ruleset)
+    };
+    denied().map(|_| ()).map_err(io::Error::other)
+}
+
+/// As `deny_all`, but TCP connections may be made, and files below `readable` be read.
+pub fn deny_all_but_connect(readable: Option<&str>) -> io::Result<()> {
+    let abi = ABI::V6;
+    let denied = || -> Result<RulesetStatus, landlock::RulesetError> {
+        let created = Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::BindTcp)?
+            .scope(Scope::from_all(abi))?
+            .create()?;
+        let created = match readable.and_then(|path| PathFd::new(path).ok()) {
+            Some(path) => {
+                let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+                created.add_rule(PathBeneath::new(path, reading))?
+            }
+            None => created,
+        };
+        Ok(created.restrict_self()?.ruleset)
     };
     denied().map(|_| ()).map_err(io::Error::other)
 }

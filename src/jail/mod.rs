@@ -9,6 +9,8 @@
 mod landlock;
 mod root;
 
+pub use root::make as make_root;
+
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -33,6 +35,10 @@ pub enum Step {
     NoNewPrivileges,
     /// No file, TCP port, abstract socket or outside signal is within reach (Landlock).
     Landlock,
+    /// The same, but for TCP connections to elsewhere: a network is what the process is for.
+    LandlockButConnect,
+    /// That, and the files of its root can be read.
+    LandlockButFolder,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +67,19 @@ impl Plan {
         Self(steps)
     }
 
+    /// For a process that carries a guest's traffic in the host's own network namespace.
+    /// With a root, that was made before and stays.
+    pub fn for_network(namespaces: bool, has_root: bool) -> Self {
+        let Self(mut steps) = Self::new(namespaces);
+        steps.retain(|step| *step != Step::Landlock && !(has_root && *step == Step::EmptyRoot));
+        // Without namespaces that root is the host's: no file of it is needed but these.
+        steps.push(match has_root {
+            true => Step::LandlockButFolder,
+            false => Step::LandlockButConnect,
+        });
+        Self(steps)
+    }
+
     pub fn steps(&self) -> &[Step] {
         &self.0
     }
@@ -83,6 +102,8 @@ impl Step {
             Self::DropCapabilities => drop_capabilities(),
             Self::NoNewPrivileges => prctl::set_no_new_privs().map_err(Into::into),
             Self::Landlock => landlock::deny_all(),
+            Self::LandlockButConnect => landlock::deny_all_but_connect(None),
+            Self::LandlockButFolder => landlock::deny_all_but_connect(Some("/")),
         }
     }
 }

@@ -24,7 +24,19 @@ pub fn make_empty() -> Result<(), Errno> {
         flags,
         Some("size=4k,nr_inodes=1,mode=0"),
     )?;
-    nix::unistd::chdir(*place)?;
+    enter(std::path::Path::new(place))
+}
+
+/// Makes a folder the root: of all paths, those below it lead somewhere.
+pub fn make(folder: &std::path::Path) -> Result<(), Errno> {
+    const NONE: Option<&str> = None;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount(Some(folder), folder, NONE, MsFlags::MS_BIND, NONE)?;
+    enter(folder)
+}
+
+fn enter(place: &std::path::Path) -> Result<(), Errno> {
+    nix::unistd::chdir(place)?;
     // pivot_root(2), NOTES: with both arguments "." the old root ends up on top of the new
     // one, where it is unmounted.
     nix::unistd::pivot_root(".", ".")?;

@@ -18,6 +18,7 @@ use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::{self, GuestRam, MapError};
+use crate::net::Link;
 use crate::units::Variant;
 use std::fs::File;
 use std::io;
@@ -68,6 +69,7 @@ pub struct Parts {
     pub shares: Vec<UnixStream>,
     pub vsock: VsockParts,
     pub console: Console,
+    pub net: Option<Box<dyn Link>>,
 }
 
 /// What the guest's vsock is joined to.
@@ -107,6 +109,9 @@ pub fn build(
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
     wiring.add_virtio(config, parts.drives, parts.shares, parts.vsock)?;
+    if let (Some(net), Some(link)) = (&config.net, parts.net) {
+        wiring.add_net(net, link)?;
+    }
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 

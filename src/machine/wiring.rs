@@ -22,6 +22,7 @@ use crate::events::Source;
 use crate::irq::IrqLine;
 use crate::kvm::Vm;
 use crate::memory::GuestRam;
+use crate::net::Link;
 use crate::virtio::transport::{self, Milestone, Mmio};
 use std::fs::File;
 use std::io;
@@ -156,6 +157,19 @@ impl<'a> Wiring<'a> {
             self.add(Spec::Rng)?;
         }
         Ok(())
+    }
+
+    pub fn add_net(
+        &mut self,
+        net: &config::net::Net,
+        link: Box<dyn Link>,
+    ) -> Result<(), BuildError> {
+        self.add(Spec::Net {
+            link,
+            mac: net.mac,
+            mtu: net.mtu,
+        })
+        .map(drop)
     }
 
     fn add(&mut self, spec: Spec) -> Result<Handle, BuildError> {

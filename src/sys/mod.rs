@@ -7,4 +7,5 @@ pub mod descriptors;
 pub mod namespaces;
 pub mod probe;
 pub mod seqpacket;
+pub mod tap;
 pub mod tty;

@@ -26,6 +26,8 @@ pub struct Birth<'a> {
     /// Every id there is means the same in them; for root only, and for a process that is to
     /// act on files of many owners. Else there is the caller's own, as root.
     pub all_ids: bool,
+    /// All but the network's: a process that speaks for a guest.
+    pub host_network: bool,
 }
 
 /// A running child.
@@ -57,7 +59,12 @@ pub fn spawn(birth: &Birth) -> io::Result<Child> {
     let (gate_read, gate_write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut pidfd: RawFd = -1;
-    let flags = libc::CLONE_PIDFD | if birth.namespaces { NAMESPACES } else { 0 };
+    let namespaces = match (birth.namespaces, birth.host_network) {
+        (true, false) => NAMESPACES,
+        (true, true) => NAMESPACES & !libc::CLONE_NEWNET,
+        (false, _) => 0,
+    };
+    let flags = libc::CLONE_PIDFD | namespaces;
 
     // SAFETY: all-zero is a valid clone_args, a plain structure of integers.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };

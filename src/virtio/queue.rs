@@ -10,7 +10,7 @@
 use super::fault::GuestFault;
 use crate::memory::GuestRam;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue as Ring, QueueOwnedT as _, QueueState, QueueT as _};
 use vm_memory::guest_memory::GuestMemory as _;
@@ -40,6 +40,8 @@ pub struct Queue {
     added: bool,
     /// Bytes a chain may describe, where that is more than `MAX_CHAIN_BYTES`.
     allowed: usize,
+    /// Index of the used ring when the driver was last thought of.
+    told: u16,
 }
 
 impl Queue {
@@ -69,6 +71,7 @@ impl Queue {
             ring: Some(ring),
             added: false,
             allowed: 0,
+            told: 0,
         };
         Some(())
     }
@@ -123,6 +126,26 @@ impl Queue {
         }
     }
 
+    /// Gives several chains back at once: the driver sees all of them or none. One frame in
+    /// several buffers must not be seen in part (section 5.1.6.4).
+    pub fn put_together(&mut self, memory: &GuestRam, chains: &[(u16, u32)]) {
+        let Some(ring) = &mut self.ring else { return };
+        let (used, size) = (ring.used_ring(), ring.size());
+        let mut next = ring.next_used();
+        for &(head, written) in chains {
+            let mut element = [0; 8];
+            element[..2].copy_from_slice(&head.to_le_bytes());
+            element[4..].copy_from_slice(&written.to_le_bytes());
+            let slot = used + 4 + 8 * u64::from(next % size);
+            // The ring was checked to lie in memory: this cannot fail.
+            let _ = memory.write_slice(&element, GuestAddress(slot));
+            next = next.wrapping_add(1);
+        }
+        let index = GuestAddress(used + 2);
+        self.added |= memory.store(next.to_le(), index, Ordering::Release).is_ok();
+        ring.set_next_used(next);
+    }
+
     /// Whether the driver wants to hear of the chains put since the last call.
     pub fn needs_interrupt(&mut self, memory: &GuestRam) -> bool {
         let Some(ring) = &mut self.ring else {
@@ -131,12 +154,24 @@ impl Queue {
         if !std::mem::take(&mut self.added) {
             return false;
         }
-        // Has the fence that puts our index before our look at the driver's wish.
-        let wanted = ring.needs_notification(memory).unwrap_or(true);
+        // Our index is out before we look at the driver's wish (section 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let available = ring.avail_ring();
         if ring.event_idx_enabled() {
-            return wanted;
+            let (new, old) = (
+                ring.next_used(),
+                std::mem::replace(&mut self.told, ring.next_used()),
+            );
+            let event = GuestAddress(available + 4 + 2 * u64::from(ring.size()));
+            let event = memory
+                .load::<u16>(event, Ordering::Relaxed)
+                .map(u16::from_le);
+            // Section 2.7.10: whether the index the driver named was passed just now.
+            return event.is_ok_and(|event| {
+                new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+            });
         }
-        let flags = memory.load::<u16>(GuestAddress(ring.avail_ring()), Ordering::Relaxed);
+        let flags = memory.load::<u16>(GuestAddress(available), Ordering::Relaxed);
         flags.is_ok_and(|flags| u16::from_le(flags) & NO_INTERRUPT == 0)
     }
 

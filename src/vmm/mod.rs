@@ -6,12 +6,14 @@
 mod control;
 
 use crate::boot;
+use crate::config::net::NetLink;
 use crate::config::{self, VmConfig};
 use crate::control::{End, MAX_MESSAGE, Report};
 use crate::devices::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
+use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
 use crate::telemetry;
@@ -200,6 +202,13 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
             output: Some(inherited.take(*output)?),
         },
     };
+    let net = config.net.as_ref().map(|net| -> io::Result<Box<dyn Link>> {
+        Ok(match net.link {
+            NetLink::Frames(fd) => Box::new(Frames::new(inherited.take(fd)?)),
+            NetLink::Tap(fd) => Box::new(Tap::new(inherited.take(fd)?)),
+        })
+    });
+    let net = net.transpose()?;
     Ok(Parts {
         kvm: inherited.take(config.kvm)?,
         boot: boot::Files { kernel, initrd },
@@ -210,5 +219,6 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
             listener,
         },
         console,
+        net,
     })
 }

@@ -9,6 +9,7 @@ mod account;
 mod command;
 mod kernel_log;
 mod mounts;
+mod network;
 mod own;
 mod root;
 mod serve;

@@ -4,11 +4,12 @@
 
 use crate::command::failure;
 use crate::mounts;
+use crate::network;
 use crate::sys::{self, Errno, c_string};
 use alloc::format;
 use alloc::string::String;
 use core::ffi::CStr;
-use husk_protocol::{Failure, Root, Stage};
+use husk_protocol::{Failure, Network, Root, Stage};
 use libc::{MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT};
 
 struct Mount {
@@ -99,7 +100,12 @@ pub fn prepare() -> Result<(), Failure> {
 ///
 /// Also with a root that is not to be written: mount points that the image lacks are made
 /// in memory, then the whole is made read-only.
-pub fn enter(root: &Root, hostname: &str, mounts: &[husk_protocol::Mount]) -> Result<(), Failure> {
+pub fn enter(
+    root: &Root,
+    hostname: &str,
+    mounts: &[husk_protocol::Mount],
+    network: Option<&Network>,
+) -> Result<(), Failure> {
     let device = c_string(root.device.as_bytes());
     let kind = c_string(root.filesystem.name().as_bytes());
     sys::mount(&device, IMAGE, &kind, MS_RDONLY, c"").map_err(|errno| {
@@ -128,7 +134,10 @@ pub fn enter(root: &Root, hostname: &str, mounts: &[husk_protocol::Mount]) -> Re
     }
     switch().map_err(failed("switching to the image's root"))?;
     if !hostname.is_empty() {
-        name_host(hostname);
+        name_host(hostname, network);
+    }
+    if let Some(network) = network {
+        network::name_servers(network);
     }
     mounts.iter().try_for_each(mounts::attach)?;
     if !root.writable {
@@ -162,11 +171,14 @@ fn switch() -> sys::Result<()> {
 }
 
 /// So that the machine's own name resolves. An image without /etc looks nothing up.
-fn name_host(hostname: &str) {
-    let hosts = format!(
+fn name_host(hostname: &str, network: Option<&Network>) {
+    let mut hosts = format!(
         "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost {hostname} ip6-localhost ip6-loopback\n"
     );
     let _ = sys::write_file(c"/etc/hostname", format!("{hostname}\n").as_bytes());
+    if let Some(network) = network {
+        hosts.push_str(&String::from_utf8_lossy(&network.hosts));
+    }
     let _ = sys::write_file(c"/etc/hosts", hosts.as_bytes());
 }
 

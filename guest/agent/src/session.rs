@@ -8,7 +8,7 @@ mod pump;
 use crate::command::{self, failure};
 use crate::serve::entry;
 use crate::sys::{self, Errno, Fd};
-use crate::{kernel_log, root};
+use crate::{kernel_log, network, root};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use husk_protocol::{
@@ -250,9 +250,13 @@ impl Session {
                 })?;
             }
         }
+        if let Some(network) = start.network.as_deref().filter(|_| machine) {
+            network::join(network)?;
+        }
         match &start.root {
             Some(root) if machine && self.main => {
-                root::enter(root, &start.hostname, &start.mounts)?;
+                let network = start.network.as_deref();
+                root::enter(root, &start.hostname, &start.mounts, network)?;
             }
             Some(_) => {
                 let message = "a root file system needs a machine of its own".into();

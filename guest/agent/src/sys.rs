@@ -12,12 +12,14 @@
 mod clone;
 mod files;
 mod machine;
+mod network;
 #[cfg(feature = "init")]
 mod start;
 
 pub use clone::{Identity, Plan, Step, spawn};
 pub use files::*;
 pub use machine::*;
+pub use network::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;

@@ -20,8 +20,8 @@ mod wire;
 
 pub use frame::{Decoder, HEADER, MAX_PAYLOAD, MAX_START};
 pub use message::{
-    Exit, Failure, Filesystem, Hello, LogRecord, Message, Mount, MountKind, Root, Size, Stage,
-    Start, Stream, Terminal,
+    Address, Exit, Failure, Filesystem, Hello, LogRecord, Message, Mount, MountKind, Network, Root,
+    Size, Stage, Start, Stream, Terminal,
 };
 pub use queue::ByteQueue;
 pub use window::{ReceiveWindow, SendWindow};

@@ -2,8 +2,10 @@
 //! Every message, and how each is laid out in its frame.
 
 use crate::wire::{Malformed, Reader, Writer};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 /// One message of either direction; the arrow says which side sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub struct Start {
     pub wall_clock: u64,
     /// What is mounted in the root, in this order.
     pub mounts: Vec<Mount>,
+    /// None leaves the machine's interfaces alone.
+    pub network: Option<Box<Network>>,
 }
 
 /// A file system besides the root.
@@ -122,6 +126,29 @@ pub struct Terminal {
 pub struct Size {
     pub columns: u16,
     pub rows: u16,
+}
+
+/// How the guest is on its network. Applied by PID 1 alone, before the process starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// `eth0`; brought up.
+    pub interface: String,
+    /// Zero leaves it as it is.
+    pub mtu: u16,
+    pub addresses: Vec<Address>,
+    /// Default routes, at most one of each family.
+    pub gateways: Vec<IpAddr>,
+    /// The content of /etc/resolv.conf; empty leaves the image's.
+    pub resolv_conf: Vec<u8>,
+    /// Lines for the end of /etc/hosts.
+    pub hosts: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub ip: IpAddr,
+    /// Bits of the network it lies in.
+    pub prefix: u8,
 }
 
 /// Where the root file system is and what may be done to it.
@@ -163,6 +190,7 @@ pub enum Stage {
     Terminal,
     Spawn,
     Exec,
+    Network,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -333,6 +361,7 @@ impl Start {
             w.bool(mount.read_only);
             w.u64(mount.size);
         });
+        w.option(self.network.as_deref(), |w, network| network.write(w));
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -369,7 +398,59 @@ impl Start {
                     size: r.u64()?,
                 })
             })?,
+            network: r.option(|r| Network::read(r).map(Box::new))?,
         })
+    }
+}
+
+impl Network {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.bytes(self.interface.as_bytes());
+        w.u16(self.mtu);
+        w.list(&self.addresses, |w, address| {
+            write_ip(w, address.ip);
+            w.u8(address.prefix);
+        });
+        w.list(&self.gateways, |w, gateway| write_ip(w, *gateway));
+        w.bytes(&self.resolv_conf);
+        w.bytes(&self.hosts);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            interface: r.string()?,
+            mtu: r.u16()?,
+            addresses: r.list(|r| {
+                Ok(Address {
+                    ip: read_ip(r)?,
+                    prefix: r.u8()?,
+                })
+            })?,
+            gateways: r.list(read_ip)?,
+            resolv_conf: r.bytes()?.into(),
+            hosts: r.bytes()?.into(),
+        })
+    }
+}
+
+fn write_ip(w: &mut Writer<'_>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            w.u8(4);
+            w.raw(&v4.octets());
+        }
+        IpAddr::V6(v6) => {
+            w.u8(6);
+            w.raw(&v6.octets());
+        }
+    }
+}
+
+fn read_ip(r: &mut Reader<'_>) -> Result<IpAddr, Malformed> {
+    match r.u8()? {
+        4 => Ok(r.array::<4>()?.into()),
+        6 => Ok(r.array::<16>()?.into()),
+        _ => Err(Malformed::Value),
     }
 }
 
@@ -431,6 +512,7 @@ impl Stage {
                 Self::Terminal,
                 Self::Spawn,
                 Self::Exec,
+                Self::Network,
             ],
             r,
         )

@@ -4,6 +4,7 @@
 use husk_protocol::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::net::IpAddr;
 
 fn stream() -> impl Strategy<Value = Stream> {
     prop::sample::select(Stream::ALL.to_vec())
@@ -47,6 +48,22 @@ fn terminal() -> impl Strategy<Value = Terminal> {
     (size(), any::<String>()).prop_map(|(size, term)| Terminal { size, term })
 }
 
+fn network() -> impl Strategy<Value = Network> {
+    let address = (any::<IpAddr>(), any::<u8>()).prop_map(|(ip, prefix)| Address { ip, prefix });
+    (
+        (any::<String>(), any::<u16>(), vec(address, 0..4)),
+        (vec(any::<IpAddr>(), 0..3), text(), text()),
+    )
+        .prop_map(|(a, b)| Network {
+            interface: a.0,
+            mtu: a.1,
+            addresses: a.2,
+            gateways: b.0,
+            resolv_conf: b.1,
+            hosts: b.2,
+        })
+}
+
 fn start() -> impl Strategy<Value = Start> {
     (
         (
@@ -62,6 +79,7 @@ fn start() -> impl Strategy<Value = Start> {
             any::<u64>(),
             any::<bool>(),
             vec(mount(), 0..5),
+            prop::option::of(network()),
         ),
     )
         .prop_map(|((argv, env, user, cwd), b, c)| Start {
@@ -77,6 +95,7 @@ fn start() -> impl Strategy<Value = Start> {
             kernel_log: c.1,
             wall_clock: c.2,
             mounts: c.4,
+            network: c.5.map(Box::new),
         })
 }
 
@@ -96,6 +115,7 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         Stage::Terminal,
         Stage::Spawn,
         Stage::Exec,
+        Stage::Network,
     ];
     prop_oneof![
         any::<(u16, u64, u64)>().prop_map(|(version, started, ready)| Message::Hello(Hello {

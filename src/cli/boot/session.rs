@@ -102,6 +102,7 @@ fn configure(
         },
         drives,
         shares: Vec::new(),
+        net: None,
         vsock: None,
         console,
         rng: true,

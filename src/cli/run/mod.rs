@@ -2,6 +2,7 @@
 //! `husk run`: a command of an image, in a machine of its own.
 
 mod detach;
+mod network;
 mod owner;
 mod parts;
 mod request;
@@ -55,6 +56,19 @@ pub struct RunArgs {
     /// Run as this user of the guest, a name or a number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
+    /// Lead a port of the host into the guest, on the host's loopback address or on IP;
+    /// add /udp for datagrams
+    #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
+    publish: Vec<String>,
+    /// Let the guest reach this host name, address or range, on PORT or all ports; may be
+    /// repeated. Nothing else is reached
+    #[arg(long, value_name = "HOST|CIDR[:PORT]")]
+    allow: Vec<String>,
+    /// user: what --allow names; open: all but this host's own addresses; none: no
+    /// network; net:NAME: with the machines of that name, too; tap:NAME or bridge:NAME, for
+    /// root: an interface of the host
+    #[arg(long, value_name = "MODE", default_value = "user")]
+    network: String,
     /// What the guest calls itself
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
@@ -128,6 +142,7 @@ Examples:
   husk run -it alpine sh
   husk run -c 4 -m 2g -e THREADS=4 tar:./service.tar
   tar c src | husk run -i dir:./alpine tar t
+  husk run -p 8080:80 --allow db.example:5432 tar:./service.tar
   husk run --trace dir:./alpine true
   husk run -d --name web dir:./site nginx -g 'daemon off;'
 

@@ -3,6 +3,7 @@
 //! connection; and describes the machine and its command. Main thread.
 
 use super::RunRequest;
+use super::network;
 use super::session::window_size;
 use super::storage;
 use crate::cli::host::cache_dir;
@@ -48,6 +49,8 @@ pub struct Parts {
     pub opened: Opened,
     /// What ends the command when the machine is asked to stop.
     pub stop_signal: u8,
+    /// The process that carries its network, under way.
+    pub network: Option<network::Beside>,
 }
 
 pub fn gather(
@@ -74,7 +77,9 @@ pub fn gather(
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
     let equipment = storage::open(&request.storage, 1, &mut opened)?;
+    let network = network::gather(request, &mut opened)?;
     let mut start = start(request, &root)?;
+    start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;
     }
@@ -109,6 +114,7 @@ pub fn gather(
             }],
             listener: None,
         }),
+        net: network.card,
         console: Console::Quiet,
         rng: true,
         balloon: true,
@@ -124,6 +130,7 @@ pub fn gather(
         start,
         opened,
         stop_signal,
+        network: network.beside,
     })
 }
 
@@ -218,6 +225,7 @@ fn start(request: &RunRequest, root: &RootFs) -> Result<Start, Problem> {
         kernel_log: request.trace.is_some(),
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
         mounts: Vec::new(),
+        network: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //! Pure but for one look at whether the kernel's file is there.
 
 use super::RunArgs;
+use super::network::NetworkRequest;
 use super::storage::Storage;
 use crate::cli::host::Memory;
 use crate::cli::image::PullWhen;
@@ -48,6 +49,7 @@ pub struct RunRequest {
     /// `USER[:GROUP]`, each a name or a number.
     pub user: Option<String>,
     pub hostname: Option<String>,
+    pub network: NetworkRequest,
     pub interactive: bool,
     pub tty: bool,
     pub read_only: bool,
@@ -77,6 +79,7 @@ impl RunRequest {
         let mut problems = Vec::new();
         let shape = Shape::check(&args.shape, host, &mut problems);
         let storage = Storage::check(&args.storage, args.read_only, &mut problems);
+        let network = NetworkRequest::check(args, &mut problems);
         let mut note = |result: Result<(), Problem>| problems.extend(result.err());
         note(image(&args.image));
         note(args.kernel.as_deref().map_or(Ok(()), kernel_file));
@@ -115,6 +118,7 @@ impl RunRequest {
                 workdir: args.workdir.clone(),
                 user: args.user.clone(),
                 hostname: args.hostname.clone(),
+                network,
                 interactive: args.interactive,
                 tty: args.tty,
                 read_only: args.read_only,

@@ -46,11 +46,15 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         agent,
         start,
         opened,
+        network,
         ..
     } = parts;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;
     let mut owned = owner::start(&runtime_dir(), record, config, opened)?;
+    if let Some(network) = &network {
+        network.ready()?;
+    }
     waterfall.reached("machine process started");
     let raw = match request.tty {
         true => terminal::raw_stdin().context("cannot use the terminal")?,
@@ -80,6 +84,8 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     owned.desk.conclude(&owner::ended(&result));
     drop(waiting);
     drop(raw);
+    // Its ports are free again when this command is over.
+    drop(network);
     waterfall.reached("session over");
     if let Some(format) = request.trace {
         printer.talk(&waterfall.render(format, printer.talk));

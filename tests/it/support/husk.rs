@@ -55,6 +55,8 @@ pub struct Husk {
     cache: PathBuf,
     input: Input,
     before: Vec<OsString>,
+    /// None: a folder that must be empty at the end.
+    runtime_dir: Option<PathBuf>,
 }
 
 impl Husk {
@@ -70,6 +72,7 @@ impl Husk {
             cache: root.cache(),
             input: Input::default(),
             before: Vec::new(),
+            runtime_dir: None,
         }
     }
 
@@ -83,6 +86,7 @@ impl Husk {
             cache: root.cache(),
             input: Input::default(),
             before: Vec::new(),
+            runtime_dir: None,
         }
     }
 
@@ -123,6 +127,12 @@ impl Husk {
         self
     }
 
+    /// Where what several husks share while they run has its place.
+    pub fn runtime_dir(mut self, folder: PathBuf) -> Self {
+        self.runtime_dir = Some(folder);
+        self
+    }
+
     /// Starts it by another program, which gets husk and its arguments behind its own.
     pub fn by<S: AsRef<OsStr>>(mut self, words: &[S]) -> Self {
         self.before = words.iter().map(|word| word.as_ref().to_owned()).collect();
@@ -149,7 +159,8 @@ impl Husk {
         command.args(&self.rest);
         command.env("HUSK_CACHE_DIR", &self.cache);
         command.env("TMPDIR", scratch.path());
-        command.env("XDG_RUNTIME_DIR", scratch.path());
+        let runtime_dir = self.runtime_dir.as_deref().unwrap_or(scratch.path());
+        command.env("XDG_RUNTIME_DIR", runtime_dir);
         command.env("NO_COLOR", "1");
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         (command, scratch)

@@ -73,7 +73,8 @@ pub fn check_orphans() {
 
 fn is_machine(pid: Pid) -> bool {
     let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    cmdline.split(|byte| *byte == 0).nth(1) == Some(b"vmm")
+    let verb = cmdline.split(|byte| *byte == 0).nth(1);
+    verb == Some(b"vmm") || verb == Some(b"net")
 }
 
 /// Everything below `folder`, but for what husks that follow each other share there.

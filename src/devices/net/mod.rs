@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+//! virtio-net, section 5.1: one pair of queues between a guest's driver and a link.
+//!
+//! Event thread. Each frame is copied once, out of the guest or into it, so that a guest
+//! which changes it meanwhile changes nothing. A frame the link does not take now stays in
+//! the guest's buffers; one the guest has no room for stays here, and the rest in the link.
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::net::MacAddr;
+use crate::events::{EventSet, Interest, Token, Watch};
+use crate::net::{HEADER, Link, MAX_FRAME, MIN_FRAME, Offloads};
+use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
+use crate::virtio::fault::GuestFault;
+use crate::virtio::queue::{Buffers, Chain};
+use std::os::fd::AsRawFd as _;
+
+const F_CSUM: u64 = 1 << 0;
+const F_GUEST_CSUM: u64 = 1 << 1;
+const F_MTU: u64 = 1 << 3;
+const F_MAC: u64 = 1 << 5;
+const F_GUEST_TSO4: u64 = 1 << 7;
+const F_GUEST_TSO6: u64 = 1 << 8;
+const F_GUEST_ECN: u64 = 1 << 9;
+const F_HOST_TSO4: u64 = 1 << 11;
+const F_HOST_TSO6: u64 = 1 << 12;
+const F_HOST_ECN: u64 = 1 << 13;
+const F_MRG_RXBUF: u64 = 1 << 15;
+
+const RECEIVE: usize = 0;
+const TRANSMIT: usize = 1;
+const LINK: Token = 0;
+
+/// Frames taken in before other devices have their turn. Stops a flood from the link from
+/// having the event thread for itself.
+const BATCH: usize = 64;
+/// VIRTIO_NET_HDR_F_NEEDS_CSUM, the only flag a driver may set (section 5.1.6.2).
+const NEEDS_CSUM: u8 = 1;
+
+/// What became of a frame for the guest.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    /// Delivered, or dropped for a fault of the guest's.
+    Gone,
+    /// The guest has no buffers: its next kick brings us back.
+    NoRoom,
+}
+
+/// A network interface.
+pub struct Net {
+    link: Box<dyn Link>,
+    space: [u8; 12],
+    features: u64,
+    out: Box<[u8]>,
+    into: Box<[u8]>,
+    /// Bytes of `into` that wait for room in the guest.
+    held: usize,
+    /// What to wait for, and what is waited for now.
+    wanted: EventSet,
+    watched: Option<EventSet>,
+}
+
+impl Net {
+    #[must_use]
+    pub fn new(link: Box<dyn Link>, mac: MacAddr, mtu: u16) -> Self {
+        let mut space = [0; 12];
+        space[..6].copy_from_slice(&mac.0);
+        space[10..].copy_from_slice(&mtu.to_le_bytes());
+        Self {
+            link,
+            space,
+            features: 0,
+            out: vec![0; HEADER + MAX_FRAME].into(),
+            into: vec![0; HEADER + MAX_FRAME].into(),
+            held: 0,
+            wanted: EventSet::empty(),
+            watched: None,
+        }
+    }
+
+    /// Link to guest, while both have something to give.
+    fn receive(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        self.wanted.remove(EventSet::IN);
+        if let Some(queue) = io.queues.get_mut(RECEIVE) {
+            queue.mute(io.memory);
+        }
+        let mut left = BATCH;
+        let outcome = loop {
+            if left == 0 {
+                io.again(RECEIVE);
+                break Ok(());
+            }
+            left -= 1;
+            if self.held == 0 {
+                let Some(length) = self.link.recv(&mut self.into) else {
+                    self.wanted.set(EventSet::IN, self.link.is_alive());
+                    break Ok(());
+                };
+                self.held = length;
+            }
+            match self.deliver(io) {
+                Ok(Fate::Gone) => self.held = 0,
+                Ok(Fate::NoRoom) => break Ok(()),
+                Err(fault) => {
+                    self.held = 0;
+                    break Err(fault);
+                }
+            }
+        };
+        let queue = io.queues.get_mut(RECEIVE);
+        if queue.is_some_and(|queue| queue.needs_interrupt(io.memory)) {
+            io.irq.used();
+        }
+        self.listen(io.watch);
+        outcome
+    }
+
+    /// Moves the frame that is held into as many chains as it takes.
+    fn deliver(&mut self, io: &mut Io<'_>) -> Result<Fate, GuestFault> {
+        let most = if self.features & F_MRG_RXBUF != 0 {
+            usize::MAX
+        } else {
+            1
+        };
+        let mut chains: Vec<Chain<'_>> = Vec::new();
+        let mut room = 0usize;
+        let mut fault = None;
+        let Some(queue) = io.queues.get_mut(RECEIVE) else {
+            return Ok(Fate::Gone);
+        };
+        while room < self.held && fault.is_none() {
+            match queue.pop(io.memory) {
+                Ok(Some(chain)) => {
+                    room += chain.writable.len();
+                    let useless = chain.writable.is_empty();
+                    chains.push(chain);
+                    if useless || (chains.len() >= most && room < self.held) {
+                        fault = Some(GuestFault::TooShort);
+                    }
+                }
+                Ok(None) if queue.unmute(io.memory) => queue.mute(io.memory),
+                Ok(None) => {
+                    chains.iter().for_each(|_| queue.unpop());
+                    return Ok(Fate::NoRoom);
+                }
+                Err((why, Some(head))) => {
+                    queue.put(io.memory, head, 0);
+                    fault = Some(why);
+                }
+                Err((why, None)) => return Err(why),
+            }
+        }
+        if let Some(fault) = fault {
+            let back: Vec<_> = chains.iter().map(|chain| (chain.head, 0)).collect();
+            queue.put_together(io.memory, &back);
+            io.complain(fault);
+            return Ok(Fate::Gone);
+        }
+        // Fits: no queue has more than 32768 chains.
+        let count = u16::try_from(chains.len()).unwrap_or(u16::MAX);
+        self.into[10..HEADER].copy_from_slice(&count.to_le_bytes());
+        let mut rest = &self.into[..self.held];
+        let mut used = Vec::with_capacity(chains.len());
+        for chain in &mut chains {
+            let (part, later) = rest.split_at(rest.len().min(chain.writable.len()));
+            chain.writable.write(part)?;
+            used.push((chain.head, u32::try_from(part.len()).unwrap_or(0)));
+            rest = later;
+        }
+        queue.put_together(io.memory, &used);
+        Ok(Fate::Gone)
+    }
+
+    /// Guest to link, until the link takes no more.
+    fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        let mut full = false;
+        let outcome = io.serve(TRANSMIT, |chain| {
+            let packet = copy(&mut chain.readable, &mut self.out)?;
+            judge(packet, self.features)?;
+            full = !self.link.send(packet);
+            Ok(if full {
+                Verdict::Stop
+            } else {
+                Verdict::Done(0)
+            })
+        });
+        self.wanted.set(EventSet::OUT, full && self.link.is_alive());
+        self.listen(io.watch);
+        outcome
+    }
+
+    fn interest(&self, events: EventSet) -> Interest {
+        Interest {
+            fd: self.link.fd().as_raw_fd(),
+            token: LINK,
+            events,
+        }
+    }
+
+    fn listen(&mut self, watch: &mut dyn Watch) {
+        let wanted = (!self.wanted.is_empty()).then_some(self.wanted);
+        if wanted == self.watched {
+            return;
+        }
+        // Fails only if the host is out of memory: the link is silent then.
+        let _ = match (self.watched, wanted) {
+            (None, Some(events)) => watch.add(self.interest(events)),
+            (Some(_), Some(events)) => watch.change(self.interest(events)),
+            (_, None) => watch.remove(self.interest(EventSet::empty())),
+        };
+        self.watched = wanted;
+    }
+}
+
+/// The guest's buffers as one packet.
+fn copy<'b>(from: &mut Buffers<'_>, into: &'b mut [u8]) -> Result<&'b mut [u8], GuestFault> {
+    let length = from.len();
+    if length < HEADER + MIN_FRAME {
+        return Err(GuestFault::TooShort);
+    }
+    let packet = into
+        .get_mut(..length)
+        .ok_or(GuestFault::Request("a frame longer than any"))?;
+    from.read(packet)?;
+    Ok(packet)
+}
+
+/// Lets a header say only what was negotiated: the host's kernel reads it too.
+fn judge(packet: &mut [u8], features: u64) -> Result<(), GuestFault> {
+    const GSO_TCPV4: u8 = 1;
+    const GSO_TCPV6: u8 = 4;
+    const GSO_ECN: u8 = 0x80;
+    let [flags, kind, ..] = packet else {
+        return Err(GuestFault::TooShort);
+    };
+    let needs_checksum = *flags & NEEDS_CSUM != 0;
+    let allowed = match *kind & !GSO_ECN {
+        0 => true,
+        GSO_TCPV4 => features & F_HOST_TSO4 != 0 && needs_checksum,
+        GSO_TCPV6 => features & F_HOST_TSO6 != 0 && needs_checksum,
+        _ => false,
+    };
+    if !allowed || (needs_checksum && features & F_CSUM == 0) {
+        return Err(GuestFault::Request("an offload that was not negotiated"));
+    }
+    *flags &= NEEDS_CSUM;
+    packet[10..HEADER].fill(0);
+    Ok(())
+}
+
+impl VirtioDevice for Net {
+    fn kind(&self) -> Kind {
+        Kind {
+            id: 1,
+            name: "virtio-net",
+        }
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[256, 256]
+    }
+
+    fn features(&self) -> u64 {
+        let offers = self.link.offloads();
+        let mut features = F_MAC | F_MTU | F_MRG_RXBUF;
+        for (offered, bits) in [
+            (offers.checksum_from_guest, F_CSUM),
+            (offers.checksum_to_guest, F_GUEST_CSUM),
+            (
+                offers.segments_from_guest,
+                F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN,
+            ),
+            (
+                offers.segments_to_guest,
+                F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN,
+            ),
+        ] {
+            if offered {
+                features |= bits;
+            }
+        }
+        features
+    }
+
+    fn config(&self, offset: u64, data: &mut [u8]) {
+        read_config(&self.space, offset, data);
+    }
+
+    fn activate(&mut self, features: u64, _io: &mut Io<'_>) {
+        self.features = features;
+        let both = |bits: u64| features & bits == bits;
+        self.link.accept(Offloads {
+            checksum_from_guest: both(F_CSUM),
+            checksum_to_guest: both(F_GUEST_CSUM),
+            segments_from_guest: both(F_HOST_TSO4 | F_HOST_TSO6),
+            segments_to_guest: both(F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6),
+        });
+    }
+
+    fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        match index {
+            RECEIVE => self.receive(io),
+            _ => self.transmit(io),
+        }
+    }
+
+    fn process_source(
+        &mut self,
+        _token: Token,
+        events: EventSet,
+        io: &mut Io<'_>,
+    ) -> Result<(), GuestFault> {
+        // A hang-up is found by whoever reads or writes.
+        let both = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        if both || events.contains(EventSet::OUT) {
+            self.transmit(io)?;
+        }
+        if both || events.contains(EventSet::IN) {
+            self.receive(io)?;
+        }
+        Ok(())
+    }
+
+    fn deactivate(&mut self, watch: &mut dyn Watch) {
+        self.held = 0;
+        self.wanted = EventSet::empty();
+        self.listen(watch);
+    }
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The interface from the driver's side, with an ordinary socket as the world.
+
+use super::*;
+use crate::net::Frames;
+use crate::virtio::testing::{Driver, EVENT_IDX};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, send};
+use std::os::fd::OwnedFd;
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+
+struct Card {
+    driver: Driver,
+    world: OwnedFd,
+}
+
+impl Card {
+    fn new(features: u64) -> Self {
+        let (ours, world) = Frames::pair().expect("sockets");
+        let net = Net::new(Box::new(Frames::new(ours)), MAC, 1500);
+        Self {
+            driver: Driver::started(Box::new(net), features),
+            world,
+        }
+    }
+
+    fn say(&mut self, frame: &[u8]) {
+        send(self.world.as_raw_fd(), frame, MsgFlags::empty()).expect("room");
+        self.driver.settle();
+    }
+
+    fn hear(&self) -> Result<Vec<u8>, Errno> {
+        let mut frame = vec![0; MAX_FRAME];
+        let length = recv(self.world.as_raw_fd(), &mut frame, MsgFlags::empty())?;
+        frame.truncate(length);
+        Ok(frame)
+    }
+
+    /// Transmits a header and a frame as one chain.
+    fn transmit(&mut self, header: [u8; HEADER], frame: &[u8]) {
+        let at = self.driver.place(&[&header[..], frame].concat());
+        let length = u32::try_from(HEADER + frame.len()).expect("short");
+        self.driver.offer(TRANSMIT, &[(at, length)], &[]);
+        self.driver.kick(TRANSMIT);
+        self.driver.settle();
+        self.driver.used(TRANSMIT).expect("given back");
+    }
+
+    fn offer_room(&mut self, length: u32) -> u64 {
+        let at = self
+            .driver
+            .allocate(usize::try_from(length).expect("small"));
+        self.driver.offer(RECEIVE, &[], &[(at, length)]);
+        at
+    }
+}
+
+fn frame(length: usize) -> Vec<u8> {
+    (0..=250u8).cycle().take(length).collect()
+}
+
+#[test]
+fn the_card_says_what_it_is() {
+    let card = Card::new(0);
+    assert_eq!(card.driver.config::<6>(0), MAC.0);
+    assert_eq!(card.driver.config::<2>(10), 1500u16.to_le_bytes());
+    let offered = card.driver.offered() & 0xff_ffff;
+    assert_eq!(offered, F_CSUM | F_GUEST_CSUM | F_MTU | F_MAC | F_MRG_RXBUF);
+}
+
+#[test]
+fn frames_arrive_whole_in_both_directions() {
+    for features in [0, F_MRG_RXBUF, F_MRG_RXBUF | EVENT_IDX] {
+        let mut card = Card::new(features);
+        for length in [14, 60, 1514] {
+            card.transmit([0; HEADER], &frame(length));
+            assert_eq!(card.hear().expect("a frame"), frame(length));
+            let at = card.offer_room(2000);
+            card.driver.kick(RECEIVE);
+            card.say(&frame(length));
+            let (_, used) = card.driver.used(RECEIVE).expect("delivered");
+            assert_eq!(used, u32::try_from(HEADER + length).expect("short"));
+            let got = card.driver.fetch(at, HEADER + length);
+            assert_eq!(got[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+            assert_eq!(got[HEADER..], frame(length));
+            // This driver never moves the index it wants to be woken at.
+            let told = card.driver.interrupts() > 0;
+            assert!(told || (features & EVENT_IDX != 0 && length > 14));
+        }
+        assert_eq!(card.driver.mmio.fault_count(), 0);
+    }
+}
+
+#[test]
+fn a_long_frame_is_spread_over_buffers_that_appear_together() {
+    let mut card = Card::new(F_MRG_RXBUF | F_GUEST_CSUM);
+    let places: Vec<u64> = (0..2).map(|_| card.offer_room(1000)).collect();
+    card.driver.kick(RECEIVE);
+    card.say(&frame(2500));
+    assert!(
+        !card.driver.peek_used(RECEIVE),
+        "it does not fit: nothing is used"
+    );
+    let last = card.offer_room(1000);
+    card.driver.kick(RECEIVE);
+    card.driver.settle();
+    let mut got = Vec::new();
+    for at in places.into_iter().chain([last]) {
+        let (_, used) = card.driver.used(RECEIVE).expect("delivered");
+        got.extend(card.driver.fetch(at, usize::try_from(used).expect("small")));
+    }
+    assert_eq!(got[..HEADER], [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0]);
+    assert_eq!(got[HEADER..], frame(2500));
+}
+
+#[test]
+fn without_mergeable_buffers_a_frame_that_does_not_fit_is_dropped() {
+    let mut card = Card::new(0);
+    card.offer_room(100);
+    let at = card.offer_room(2000);
+    card.driver.kick(RECEIVE);
+    card.say(&frame(1000));
+    assert_eq!(card.driver.used(RECEIVE).map(|used| used.1), Some(0));
+    assert_eq!(card.driver.mmio.fault_count(), 1);
+    card.say(&frame(700));
+    assert_eq!(card.driver.used(RECEIVE).map(|used| used.1), Some(712));
+    assert_eq!(card.driver.fetch(at + 12, 700), frame(700));
+}
+
+#[test]
+fn a_full_link_is_waited_for_and_nothing_is_lost() {
+    let mut card = Card::new(0);
+    let at = card
+        .driver
+        .place(&[&[0; HEADER][..], &frame(60_000)].concat());
+    let mut offered = 0;
+    while offered < 200 {
+        card.driver.offer(TRANSMIT, &[(at, 60_012)], &[]);
+        offered += 1;
+    }
+    card.driver.kick(TRANSMIT);
+    card.driver.settle();
+    let mut heard = 0;
+    while heard < offered {
+        match card.hear() {
+            Ok(got) => {
+                assert_eq!(got, frame(60_000));
+                heard += 1;
+            }
+            Err(Errno::EAGAIN) => card.driver.settle(),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let mut used = 0;
+    card.driver.settle();
+    while card.driver.used(TRANSMIT).is_some() {
+        used += 1;
+    }
+    assert_eq!(used, offered);
+}
+
+#[test]
+fn headers_say_only_what_was_negotiated() {
+    let mut card = Card::new(F_CSUM);
+    let header = |flags, kind| {
+        let mut header = [0xff; HEADER];
+        (header[0], header[1]) = (flags, kind);
+        header
+    };
+    for bad in [
+        header(0, 1),
+        header(1, 1),
+        header(1, 4),
+        header(1, 3),
+        header(1, 5),
+    ] {
+        card.transmit(bad, &frame(100));
+        assert_eq!(card.hear(), Err(Errno::EAGAIN));
+    }
+    card.transmit(header(1, 0), &frame(100));
+    assert_eq!(card.hear().expect("a frame"), frame(100));
+    assert_eq!(card.driver.mmio.fault_count(), 5);
+    let mut plain = Card::new(0);
+    plain.transmit(header(1, 0), &frame(100));
+    assert_eq!(plain.hear(), Err(Errno::EAGAIN), "no checksum was promised");
+}
+
+#[test]
+fn frames_too_short_or_too_long_are_faults() {
+    let mut card = Card::new(0);
+    card.transmit([0; HEADER], &frame(13));
+    card.transmit([0; HEADER], &frame(MAX_FRAME + 1));
+    assert_eq!(card.hear(), Err(Errno::EAGAIN));
+    assert_eq!(card.driver.mmio.fault_count(), 2);
+    // A receive buffer nothing can be written to.
+    let at = card.driver.allocate(64);
+    card.driver.offer(RECEIVE, &[(at, 64)], &[]);
+    card.driver.kick(RECEIVE);
+    card.say(&frame(64));
+    assert_eq!(card.driver.used(RECEIVE).map(|used| used.1), Some(0));
+    assert_eq!(card.driver.mmio.fault_count(), 3);
+}
+
+#[test]
+fn a_world_that_ends_leaves_a_card_that_takes_frames_and_rests() {
+    let mut card = Card::new(0);
+    card.offer_room(100);
+    card.driver.kick(RECEIVE);
+    card.driver.settle();
+    let (ours, _) = Frames::pair().expect("sockets");
+    drop(std::mem::replace(&mut card.world, ours));
+    card.driver.settle();
+    for _ in 0..3 {
+        card.transmit([0; HEADER], &frame(100));
+    }
+    assert_eq!(card.driver.events.turn(20).expect("event loop"), 0);
+}
+
+#[test]
+fn a_reset_forgets_the_frame_that_was_held() {
+    let mut card = Card::new(0);
+    card.say(&frame(100));
+    card.driver.start(0);
+    card.say(&frame(50));
+    card.offer_room(2000);
+    card.driver.kick(RECEIVE);
+    card.driver.settle();
+    assert_eq!(card.driver.used(RECEIVE).map(|used| used.1), Some(62));
+}

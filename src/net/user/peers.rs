@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A private network: machines that reach each other and that nobody else reaches. The
+//! thread of `husk net`; never waits.
+//!
+//! Each member has a number in the network's folder: a file `N` that its process holds
+//! locked and that holds its name, and a datagram socket `N.sock`. A packet goes straight
+//! to the socket of its address's number. The kernel says which socket a packet came from,
+//! so none can bear another member's address. There is no switch to run, or to fail; the
+//! folder's owner alone can enter it.
+
+use super::frame;
+use super::ground::Ground;
+use crate::config::net::Addresses;
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::io::Read as _;
+use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+
+/// Numbers of members.
+pub const NUMBERS: std::ops::RangeInclusive<u8> = 2..=254;
+/// Packets taken in one turn of the loop.
+const BATCH: usize = 64;
+/// Longest name a member's file is read for (HOST_NAME_MAX).
+const MAX_NAME: u64 = 64;
+
+pub struct Peers {
+    socket: UnixDatagram,
+    /// The network's folder, as this process sees it.
+    folder: PathBuf,
+    number: u8,
+    /// Holds the number while this process lives.
+    _claim: File,
+    buffer: Vec<u8>,
+}
+
+impl Peers {
+    pub fn new(socket: UnixDatagram, claim: File, folder: PathBuf, number: u8) -> Self {
+        Self {
+            socket,
+            folder,
+            number,
+            _claim: claim,
+            buffer: vec![0; frame::ETHERNET + usize::from(u16::MAX)],
+        }
+    }
+
+    pub fn socket(&self) -> &UnixDatagram {
+        &self.socket
+    }
+
+    /// The member an address belongs to.
+    #[must_use]
+    pub fn member(address: IpAddr) -> Option<u8> {
+        NUMBERS.into_iter().find(|&number| match address {
+            IpAddr::V4(v4) => v4 == Addresses::member4(number),
+            IpAddr::V6(v6) => v6 == Addresses::member6(number),
+        })
+    }
+
+    /// Hands a packet of the guest's to a member. A member that is busy, or not there,
+    /// loses it.
+    pub fn send(&self, number: u8, packet: &[u8]) {
+        let mut packet = packet.to_vec();
+        frame::complete(&mut packet);
+        if number != self.number {
+            let _ = self
+                .socket
+                .send_to(&packet, self.folder.join(format!("{number}.sock")));
+        }
+    }
+
+    /// Packets of members for the guest.
+    pub fn ready(&mut self, ground: &mut Ground) {
+        for _ in 0..BATCH {
+            let Some(room) = self.buffer.get_mut(frame::ETHERNET..) else {
+                return;
+            };
+            let Ok((length, from)) = self.socket.recv_from(room) else {
+                return;
+            };
+            let sender = from.as_pathname().and_then(|path| {
+                let name = path.file_name()?.to_str()?;
+                name.strip_suffix(".sock")?.parse().ok()
+            });
+            let Some(packet) = self.buffer.get_mut(..frame::ETHERNET + length) else {
+                return;
+            };
+            let (_, inner) = packet.split_at(frame::ETHERNET);
+            if sender.is_some_and(|sender| is_between(inner, sender, self.number)) {
+                frame::address(packet, &ground.own);
+                ground.wire.send_or_drop(packet);
+            }
+        }
+    }
+
+    /// The addresses of the member that bears a name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Vec<IpAddr>> {
+        let number = NUMBERS.into_iter().find(|number| {
+            let path = self.folder.join(number.to_string());
+            let Ok(file) = File::open(path) else {
+                return false;
+            };
+            let mut text = String::new();
+            let read = (&file).take(MAX_NAME).read_to_string(&mut text);
+            read.is_ok() && text.eq_ignore_ascii_case(name) && is_held(file)
+        })?;
+        let v4 = Addresses::member4(number).into();
+        Some(vec![v4, Addresses::member6(number).into()])
+    }
+}
+
+/// Whether the process that locked a file still lives.
+fn is_held(file: File) -> bool {
+    Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
+}
+
+/// Whether a packet goes from one member to another by its addresses.
+fn is_between(packet: &[u8], from: u8, to: u8) -> bool {
+    let at = |range: std::ops::Range<usize>| packet.get(range);
+    match packet.first().map(|first| first >> 4) {
+        Some(4) => {
+            at(12..16) == Some(&Addresses::member4(from).octets()[..])
+                && at(16..20) == Some(&Addresses::member4(to).octets()[..])
+        }
+        Some(6) => {
+            at(8..24) == Some(&Addresses::member6(from).octets()[..])
+                && at(24..40) == Some(&Addresses::member6(to).octets()[..])
+        }
+        _ => false,
+    }
+}
