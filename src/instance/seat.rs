@@ -146,7 +146,10 @@ fn enter(folder: &Path) -> io::Result<Flock<File>> {
     const TRIES: usize = 100;
     let path = folder.join("lock");
     for _ in 0..TRIES {
-        make(folder)?;
+        match make(folder) {
+            Err(error) if vanished(&error, folder) => continue,
+            other => other?,
+        }
         let file = match File::options().create(true).append(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
@@ -159,6 +162,16 @@ fn enter(folder: &Path) -> io::Result<Flock<File>> {
         }
     }
     Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// Whether a folder could not be made because the last member took it away meanwhile.
+fn vanished(error: &io::Error, folder: &Path) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound => true,
+        // It was there when it was to be made, and no longer when it was looked at.
+        io::ErrorKind::AlreadyExists => !folder.exists(),
+        _ => false,
+    }
 }
 
 fn remove(folder: &Path, number: u8) {
@@ -213,7 +226,7 @@ mod tests {
             for member in 0..4 {
                 let net = &net;
                 scope.spawn(move || {
-                    for _ in 0..50 {
+                    for _ in 0..200 {
                         drop(Seat::take(net, &format!("m{member}")).expect("room"));
                     }
                 });
