@@ -6,4 +6,4 @@
 mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{acpi, assist, boot, completion, cpuid, host, layout, mptable, ring3, vcpu};
+pub use x86_64::{acpi, assist, boot, completion, cpuid, host, layout, mptable, ring3, state, vcpu};

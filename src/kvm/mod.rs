@@ -4,6 +4,7 @@
 
 pub mod failure;
 pub mod random;
+pub mod signal;
 mod vcpu;
 mod vm;
 pub mod xsave;

@@ -3,7 +3,11 @@
 
 use super::failure::{self, InstructionBytes};
 use super::{KvmError, Naming as _};
-use kvm_bindings::{CpuId, Msrs, kvm_lapic_state, kvm_regs, kvm_sregs, kvm_xcrs};
+use super::xsave::{XsaveBuffer, XsaveError};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs,
+    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 /// Why the guest stopped running, with what is needed to answer.
@@ -79,7 +83,7 @@ impl Vcpu {
     /// Sets every register of the list, or says which one KVM does not know.
     pub fn set_msrs(&self, msrs: &Msrs) -> Result<(), KvmError> {
         let wanted = msrs.as_slice().len();
-        let set = self.fd.set_msrs(msrs).named("KVM_SET_MSRS")?;
+        let set = self.try_set_msrs(msrs)?;
         if set < wanted {
             return Err(kvm_ioctls::Error::new(libc::EINVAL)).named("KVM_SET_MSRS");
         }
@@ -123,5 +127,76 @@ impl Vcpu {
 
     pub fn set_lapic(&self, lapic: &kvm_lapic_state) -> Result<(), KvmError> {
         self.fd.set_lapic(lapic).named("KVM_SET_LAPIC")
+    }
+
+    /// Brings the extended state into the buffer.
+    pub fn load_xsave(&self, buffer: &mut XsaveBuffer) -> Result<(), XsaveError> {
+        buffer.get(&self.fd)
+    }
+
+    /// Makes the buffer's content the extended state.
+    pub fn store_xsave(&self, buffer: &XsaveBuffer) -> Result<(), XsaveError> {
+        buffer.set(&self.fd)
+    }
+
+    pub fn cpuid(&self) -> Result<CpuId, KvmError> {
+        self.fd
+            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+            .named("KVM_GET_CPUID2")
+    }
+
+    pub fn mp_state(&self) -> Result<kvm_mp_state, KvmError> {
+        self.fd.get_mp_state().named("KVM_GET_MP_STATE")
+    }
+
+    pub fn set_mp_state(&self, state: kvm_mp_state) -> Result<(), KvmError> {
+        self.fd.set_mp_state(state).named("KVM_SET_MP_STATE")
+    }
+
+    pub fn events(&self) -> Result<kvm_vcpu_events, KvmError> {
+        self.fd.get_vcpu_events().named("KVM_GET_VCPU_EVENTS")
+    }
+
+    pub fn set_events(&self, events: &kvm_vcpu_events) -> Result<(), KvmError> {
+        self.fd.set_vcpu_events(events).named("KVM_SET_VCPU_EVENTS")
+    }
+
+    pub fn debug_regs(&self) -> Result<kvm_debugregs, KvmError> {
+        self.fd.get_debug_regs().named("KVM_GET_DEBUGREGS")
+    }
+
+    pub fn set_debug_regs(&self, regs: &kvm_debugregs) -> Result<(), KvmError> {
+        self.fd.set_debug_regs(regs).named("KVM_SET_DEBUGREGS")
+    }
+
+    pub fn xcrs(&self) -> Result<kvm_xcrs, KvmError> {
+        self.fd.get_xcrs().named("KVM_GET_XCRS")
+    }
+
+    pub fn set_xcrs(&self, xcrs: &kvm_xcrs) -> Result<(), KvmError> {
+        self.fd.set_xcrs(xcrs).named("KVM_SET_XCRS")
+    }
+
+    /// Reads the listed registers up to the first that there is not; returns how many.
+    pub fn msrs(&self, msrs: &mut Msrs) -> Result<usize, KvmError> {
+        self.fd.get_msrs(msrs).named("KVM_GET_MSRS")
+    }
+
+    /// Sets the listed registers up to the first that is refused; returns how many.
+    pub fn try_set_msrs(&self, msrs: &Msrs) -> Result<usize, KvmError> {
+        self.fd.set_msrs(msrs).named("KVM_SET_MSRS")
+    }
+
+    /// On the thread that is to run it: from now on `signal::call` ends `run`.
+    pub fn listen(&self) -> std::io::Result<()> {
+        super::signal::listen(&self.fd)
+    }
+
+    /// Lets KVM finish what the last exit was about, without entering the guest.
+    pub fn finish(&mut self) -> Result<(), KvmError> {
+        self.fd.set_kvm_immediate_exit(1);
+        let run = self.run().map(drop);
+        self.fd.set_kvm_immediate_exit(0);
+        run
     }
 }

@@ -8,8 +8,8 @@ use super::xsave::{XsaveBuffer, XsaveError};
 use super::{KvmError, Naming as _};
 use crate::memory::GuestRam;
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config,
-    kvm_userspace_memory_region,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, kvm_clock_data, kvm_irqchip,
+    kvm_pit_config, kvm_pit_state2, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
@@ -108,6 +108,41 @@ impl Vm {
         self.kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .named("KVM_GET_SUPPORTED_CPUID")
+    }
+
+    /// The machine-specific registers that hold state of a guest.
+    pub fn saved_msrs(&self) -> Result<Vec<u32>, KvmError> {
+        let list = self.kvm.get_msr_index_list();
+        Ok(list.named("KVM_GET_MSR_INDEX_LIST")?.as_slice().to_vec())
+    }
+
+    pub fn irqchip(&self, chip: u32) -> Result<kvm_irqchip, KvmError> {
+        let mut state = kvm_irqchip {
+            chip_id: chip,
+            ..Default::default()
+        };
+        self.fd.get_irqchip(&mut state).named("KVM_GET_IRQCHIP")?;
+        Ok(state)
+    }
+
+    pub fn set_irqchip(&self, state: &kvm_irqchip) -> Result<(), KvmError> {
+        self.fd.set_irqchip(state).named("KVM_SET_IRQCHIP")
+    }
+
+    pub fn pit(&self) -> Result<kvm_pit_state2, KvmError> {
+        self.fd.get_pit2().named("KVM_GET_PIT2")
+    }
+
+    pub fn set_pit(&self, state: &kvm_pit_state2) -> Result<(), KvmError> {
+        self.fd.set_pit2(state).named("KVM_SET_PIT2")
+    }
+
+    pub fn clock(&self) -> Result<kvm_clock_data, KvmError> {
+        self.fd.get_clock().named("KVM_GET_CLOCK")
+    }
+
+    pub fn set_clock(&self, clock: &kvm_clock_data) -> Result<(), KvmError> {
+        self.fd.set_clock(clock).named("KVM_SET_CLOCK")
     }
 
     /// For what asks KVM about its capabilities.

@@ -3,6 +3,7 @@
 //! `vmm` thread, inside the jail, before any guest instruction.
 
 use super::Machine;
+use super::gate::Gate;
 use super::marks::Marks;
 use super::outcome::Outcome;
 use super::vcpu::{self, Core};
@@ -132,6 +133,7 @@ pub fn build(
     acpi::write(&ram, cpus, &slots)?;
     marks.mark("tables written");
 
+    let registers = vm.saved_msrs()?;
     let vcpus = vcpus(&vm, cpus, host, loaded)?;
     marks.mark("vCPUs made");
     Ok(Machine {
@@ -145,6 +147,8 @@ pub fn build(
             marks: Arc::clone(marks),
             assisted: host.interprets_ring0(),
             counters: assist::Counters::default(),
+            gate: Gate::new(cpus.into()),
+            registers,
         }),
         variant: loaded.variant,
         sources: board.sources,

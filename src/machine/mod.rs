@@ -3,6 +3,7 @@
 //! event loop.
 
 mod build;
+mod gate;
 mod marks;
 mod outcome;
 mod vcpu;

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The exit loop of a `vcpu-N` thread: the guest stops, one match answers, it runs on.
 
+use super::gate::Gate;
 use super::marks::Marks;
 use super::outcome::Outcome;
 use crate::arch::assist;
 use crate::arch::completion::{self, Cpu as _, CpuError, VcpuState};
+use crate::arch::state::CpuState;
 use crate::bus::Bus;
 use crate::control::{End, FIRST_INSTRUCTION};
 use crate::kvm::xsave::XsaveBuffer;
-use crate::kvm::{Exit, KvmError, Vcpu};
+use crate::kvm::{Exit, KvmError, Vcpu, signal};
 use crate::memory::GuestRam;
 use std::io;
 use std::sync::Arc;
@@ -27,6 +29,9 @@ pub struct Shared {
     /// Ring 0 of this guest is interpreted: help it along.
     pub assisted: bool,
     pub counters: assist::Counters,
+    pub gate: Gate,
+    /// The machine-specific registers this KVM saves.
+    pub registers: Vec<u32>,
 }
 
 /// A vCPU with the scratch space completion needs.
@@ -40,6 +45,10 @@ pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> 
     thread::Builder::new()
         .name(format!("vcpu-{}", core.vcpu.index()))
         .spawn(move || {
+            if let Err(error) = core.vcpu.listen() {
+                shared.outcome.tell(failed(format!("a vCPU cannot be called: {error}")));
+                return;
+            }
             if core.vcpu.index() == 0 {
                 shared.marks.mark(FIRST_INSTRUCTION);
             }
@@ -94,7 +103,23 @@ fn run(core: &mut Core, shared: &Shared) -> End {
         if let Some(end) = shared.outcome.end() {
             return end;
         }
+        if shared.gate.is_closed()
+            && let Err(error) = stand(core, shared)
+        {
+            return error_end(&error);
+        }
     }
+}
+
+/// Stands still until the gate opens.
+fn stand(core: &mut Core, shared: &Shared) -> Result<(), KvmError> {
+    signal::heard();
+    // The answer to the last exit is in the guest's registers only after this.
+    core.vcpu.finish()?;
+    let state = CpuState::save(&core.vcpu, &mut core.xsave, &shared.registers);
+    let index = usize::try_from(core.vcpu.index()).unwrap_or(usize::MAX);
+    shared.gate.stop(index, state.map(Box::new));
+    Ok(())
 }
 
 fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {

@@ -10,4 +10,5 @@ pub mod host;
 pub mod layout;
 pub mod mptable;
 pub mod ring3;
+pub mod state;
 pub mod vcpu;
