@@ -12,6 +12,7 @@ use crate::memory;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
+use crate::virtio::state::{DeviceState, StateFault};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -262,6 +263,40 @@ impl VirtioDevice for Balloon {
         if let (Some(queue), Some(head)) = (self.statistics, self.held.take()) {
             io.give_back(queue, [(head, 0)]);
         }
+        Ok(())
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Balloon {
+            actual: self.control.actual.load(Ordering::Acquire),
+            target: self.control.target.load(Ordering::Acquire),
+            held: self.held,
+        }
+    }
+
+    fn resume(
+        &mut self,
+        features: u64,
+        state: &DeviceState,
+        io: &mut Io<'_>,
+    ) -> Result<(), StateFault> {
+        let DeviceState::Balloon {
+            actual,
+            target,
+            held,
+        } = *state
+        else {
+            return Err(StateFault::Own);
+        };
+        self.control.actual.store(actual, Ordering::Release);
+        self.control.target.store(target, Ordering::Release);
+        self.activate(features, io);
+        let queue = self.statistics.and_then(|index| io.queues.get(index));
+        // A head beyond its queue could not be given back.
+        if held.is_some_and(|head| queue.is_none_or(|queue| head >= queue.size())) {
+            return Err(StateFault::Own);
+        }
+        self.held = held;
         Ok(())
     }
 

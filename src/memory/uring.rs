@@ -106,6 +106,16 @@ impl Uring {
         self.kick();
     }
 
+    /// Waits until something can be reaped, if the kernel works on anything.
+    pub fn wait(&mut self) {
+        while self.free.len() < self.slots.len() && self.ring.completion().is_empty() {
+            match self.ring.submit_and_wait(1) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return,
+                _ => {}
+            }
+        }
+    }
+
     /// Waits until the kernel works on nothing any more, and forgets how it went.
     pub fn drain(&mut self) {
         while self.free.len() < self.slots.len() {

@@ -6,6 +6,7 @@
 
 use super::fault::GuestFault;
 use super::queue::{Chain, Queue};
+use super::state::{DeviceState, StateFault};
 use crate::events::{EventSet, Interest, Token, Watch};
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;
@@ -66,6 +67,31 @@ pub trait VirtioDevice: Send {
     /// for the host; `deactivate` follows.
     fn quiesce(&mut self) {}
 
+    /// The machine stands still: what was begun on the guest's behalf is brought to its end
+    /// and told to the guest, so that the device is no more than its registers, its queues and
+    /// what `save` says. It may go on afterwards.
+    fn settle(&mut self, _io: &mut Io<'_>) {}
+
+    /// What it remembers beyond registers and queues; after `settle`.
+    fn save(&self) -> DeviceState {
+        DeviceState::None
+    }
+
+    /// A fresh device takes up where another one was saved; in place of `activate`. The
+    /// driver, which knows nothing of it, accepted `features`.
+    fn resume(
+        &mut self,
+        features: u64,
+        state: &DeviceState,
+        io: &mut Io<'_>,
+    ) -> Result<(), StateFault> {
+        if *state != DeviceState::None {
+            return Err(StateFault::Own);
+        }
+        self.activate(features, io);
+        Ok(())
+    }
+
     /// The driver reset the device, or lost it. The queues are gone already.
     fn deactivate(&mut self, _watch: &mut dyn Watch) {}
 }
@@ -123,6 +149,17 @@ impl Interrupt {
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// As another one stood. What it raised may have been lost on its way: it is raised again,
+    /// and a driver that has seen it finds nothing new.
+    pub fn restore(&self, status: u32, generation: u32) {
+        self.generation.store(generation, Ordering::Release);
+        let status = status & (Self::USED | Self::CONFIG);
+        self.status.store(status, Ordering::Release);
+        if status != 0 {
+            self.line.trigger();
+        }
     }
 
     #[must_use]

@@ -8,6 +8,7 @@
 //! that changes it meanwhile gains nothing.
 
 use super::fault::GuestFault;
+use super::state::Progress;
 use crate::memory::GuestRam;
 use std::collections::VecDeque;
 use std::sync::atomic::{Ordering, fence};
@@ -74,6 +75,32 @@ impl Queue {
             told: 0,
         };
         Some(())
+    }
+
+    /// Entries; zero if it is not in use.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.ring.as_ref().map_or(0, |ring| ring.size())
+    }
+
+    /// How far it has come; none if it is not in use.
+    #[must_use]
+    pub fn progress(&self) -> Option<Progress> {
+        self.ring.as_ref().map(|ring| Progress {
+            next_avail: ring.next_avail(),
+            next_used: ring.next_used(),
+            told: self.told,
+        })
+    }
+
+    /// Goes on from where a queue stood. The driver's word for its own index is looked at
+    /// with every chain, so any number is as good as another.
+    pub fn resume(&mut self, at: Progress) {
+        if let Some(ring) = &mut self.ring {
+            ring.set_next_avail(at.next_avail);
+            ring.set_next_used(at.next_used);
+            self.told = at.told;
+        }
     }
 
     /// Lets chains describe more than `MAX_CHAIN_BYTES`, for a device that has little to do

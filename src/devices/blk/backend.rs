@@ -27,6 +27,8 @@ pub trait Backend: Send {
     fn completions(&mut self, done: &mut dyn FnMut(u32, usize, io::Result<()>));
     /// Readable when something has ended.
     fn fd(&self) -> RawFd;
+    /// Waits until something that is under way has ended.
+    fn wait(&mut self);
     /// Waits until nothing is under way, so that nobody touches guest memory any more, and
     /// forgets how it went.
     fn drain(&mut self);
@@ -64,6 +66,10 @@ impl Backend for Uring {
 
     fn fd(&self) -> RawFd {
         Self::fd(self)
+    }
+
+    fn wait(&mut self) {
+        Self::wait(self);
     }
 
     fn drain(&mut self) {

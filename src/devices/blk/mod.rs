@@ -380,6 +380,13 @@ impl VirtioDevice for Blk {
         self.forget();
     }
 
+    fn settle(&mut self, io: &mut Io<'_>) {
+        while self.free.len() < self.pending.len() {
+            self.backend.wait();
+            self.answer(io);
+        }
+    }
+
     fn deactivate(&mut self, watch: &mut dyn crate::events::Watch) {
         self.forget();
         self.ram = None;

@@ -119,6 +119,13 @@ impl Backend for Worker {
         self.shared.ready.as_raw_fd()
     }
 
+    fn wait(&mut self) {
+        let mut desk = self.shared.desk();
+        while desk.done.is_empty() && (desk.busy || !desk.waiting.is_empty()) {
+            desk = self.shared.wait(desk);
+        }
+    }
+
     fn drain(&mut self) {
         let mut desk = self.shared.desk();
         // What was not begun never happens: the guest that asked is gone.

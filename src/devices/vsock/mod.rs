@@ -16,8 +16,9 @@ pub use muxer::HostPort;
 
 use crate::events::{EventSet, Interest, Token, Watch};
 use crate::telemetry::Faults;
-use crate::virtio::device::{Io, Kind, VirtioDevice, read_config};
+use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
+use crate::virtio::state::{DeviceState, StateFault};
 use muxer::{MAX_CONNECTIONS, Muxer};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -29,6 +30,9 @@ const F_STREAM: u64 = 1;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+const EVENTS: usize = 2;
+/// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, section 5.10.6.7.
+const TRANSPORT_RESET: u32 = 0;
 
 const DIALED: Token = 0;
 const CLIENT: Token = 1;
@@ -67,6 +71,8 @@ pub struct Vsock {
     listening: bool,
     /// The host could not accept a client for want of descriptors or memory.
     exhausted: bool,
+    /// The guest is to be told that its connections are gone.
+    owes_reset: bool,
     trouble: Faults,
 }
 
@@ -94,9 +100,23 @@ impl Vsock {
             listener,
             listening: false,
             exhausted: false,
+            owes_reset: false,
             trouble: Faults::new("vsock listener"),
         };
         Ok((vsock, dialer))
+    }
+
+    /// Until the guest knows, no connection is its: it would take a packet for one it had.
+    fn tell_reset(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        let owed = &mut self.owes_reset;
+        io.serve(EVENTS, |chain| match *owed {
+            true => {
+                chain.writable.write(&TRANSPORT_RESET.to_le_bytes())?;
+                *owed = false;
+                Ok(Verdict::Done(4))
+            }
+            false => Ok(Verdict::Stop),
+        })
     }
 
     fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
@@ -174,7 +194,7 @@ impl VirtioDevice for Vsock {
         }
     }
 
-    /// Receive, transmit, events. There is no event to tell of: the address never changes.
+    /// Receive, transmit, events.
     fn queue_sizes(&self) -> &'static [u16] {
         &[256, 256, 16]
     }
@@ -194,10 +214,29 @@ impl VirtioDevice for Vsock {
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        if self.owes_reset {
+            self.tell_reset(io)?;
+        }
         if index == TRANSMIT {
             self.transmit(io)?;
         }
         self.receive(io)
+    }
+
+    /// Connections have another end, which is not in the state: the guest is told that all of
+    /// them are gone. What listens goes on listening.
+    fn resume(
+        &mut self,
+        features: u64,
+        state: &DeviceState,
+        io: &mut Io<'_>,
+    ) -> Result<(), StateFault> {
+        if *state != DeviceState::None {
+            return Err(StateFault::Own);
+        }
+        self.owes_reset = true;
+        self.activate(features, io);
+        Ok(())
     }
 
     fn process_source(

@@ -7,6 +7,7 @@
 use crate::memory::GuestRam;
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::{Placement, Queue};
+use crate::virtio::state::{CoreState, QueueState, StateFault};
 
 pub const ACKNOWLEDGE: u32 = 1;
 pub const DRIVER: u32 = 2;
@@ -82,6 +83,69 @@ impl Core {
         };
         self.placements = self.max_sizes.iter().map(placement).collect();
         self.queues = self.max_sizes.iter().map(|_| Queue::default()).collect();
+    }
+
+    pub fn save(&self) -> CoreState {
+        let places = self.placements.iter().zip(&self.queues);
+        let queues = places.map(|(place, queue)| QueueState {
+            size: place.size,
+            descriptors: place.descriptors,
+            available: place.available,
+            used: place.used,
+            progress: queue.progress(),
+        });
+        CoreState {
+            accepted: self.accepted,
+            status: self.status,
+            device_features_select: self.device_features_select,
+            driver_features_select: self.driver_features_select,
+            queue_select: self.queue_select,
+            queues: queues.collect(),
+        }
+    }
+
+    /// Into a core no driver has touched. Nothing is changed if anything is wrong.
+    pub fn restore(&mut self, state: &CoreState, memory: &GuestRam) -> Result<(), StateFault> {
+        if state.queues.len() != self.max_sizes.len() {
+            return Err(StateFault::Queues(state.queues.len()));
+        }
+        let foreign = state.accepted & !self.offered;
+        if foreign != 0 {
+            return Err(StateFault::Features(foreign));
+        }
+        let agreed = state.status & FEATURES_OK != 0;
+        let status = state.status & !(KNOWN | NEEDS_RESET);
+        if status != 0 || (state.status & DRIVER_OK != 0 && !agreed) {
+            return Err(StateFault::Status(state.status));
+        }
+        let event_idx = state.accepted & RING_EVENT_IDX != 0;
+        let mut queues: Vec<Queue> = self.max_sizes.iter().map(|_| Queue::default()).collect();
+        let mut placements = self.placements.clone();
+        for (index, saved) in state.queues.iter().enumerate() {
+            placements[index] = Placement {
+                size: saved.size,
+                descriptors: saved.descriptors,
+                available: saved.available,
+                used: saved.used,
+            };
+            let Some(progress) = saved.progress else {
+                continue;
+            };
+            if !agreed {
+                return Err(StateFault::Status(state.status));
+            }
+            queues[index]
+                .place(placements[index], self.max_sizes[index], event_idx, memory)
+                .ok_or(StateFault::Queue(index))?;
+            queues[index].resume(progress);
+        }
+        self.accepted = state.accepted;
+        self.status = state.status;
+        self.device_features_select = state.device_features_select;
+        self.driver_features_select = state.driver_features_select;
+        self.queue_select = state.queue_select;
+        (self.placements, self.queues) = (placements, queues);
+        Ok(())
     }
 
     pub fn status(&self) -> u32 {

@@ -15,8 +15,10 @@ use crate::memory::GuestRam;
 use crate::telemetry::Faults;
 use crate::virtio::device::{Interrupt, Io, Kind, Shifted, VirtioDevice};
 use crate::virtio::fault::GuestFault;
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -57,6 +59,8 @@ pub struct Mmio {
     control: EventFd,
     faults: Faults,
     observer: Option<Observer>,
+    /// No driver finds it yet.
+    hidden: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -67,6 +71,8 @@ struct Inner {
     active: bool,
     /// The activation the device knows of is over.
     stale: bool,
+    /// What a device that was saved at work remembers, until it works again.
+    resumed: Option<DeviceState>,
 }
 
 impl Mmio {
@@ -87,11 +93,13 @@ impl Mmio {
             control: eventfd()?,
             faults: Faults::new(kind.name),
             observer,
+            hidden: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 core: Core::new(device.features(), sizes),
                 device,
                 active: false,
                 stale: false,
+                resumed: None,
             }),
         }))
     }
@@ -116,6 +124,48 @@ impl Mmio {
         self.faults.count()
     }
 
+    /// Whether drivers find the device, which no driver has found yet.
+    pub fn hide(&self, hidden: bool) {
+        self.hidden.store(hidden, Ordering::Release);
+    }
+
+    pub fn is_hidden(&self) -> bool {
+        self.hidden.load(Ordering::Acquire)
+    }
+
+    /// Its state, while no vCPU runs, on the event thread. What the device was about is done
+    /// first.
+    pub fn save(&self) -> TransportState {
+        let mut inner = self.lock();
+        if inner.active && !inner.stale {
+            self.with_io(&mut inner, &mut Deaf, |device, io| {
+                device.settle(io);
+                Ok(())
+            });
+        }
+        TransportState {
+            device: self.kind.id,
+            core: inner.core.save(),
+            interrupt: self.interrupt.status(),
+            generation: self.interrupt.generation(),
+            own: inner.device.save(),
+        }
+    }
+
+    /// Into a transport no driver has touched, before any vCPU runs. A device that was at
+    /// work goes on at the first turn of the event loop.
+    pub fn restore(&self, state: &TransportState) -> Result<(), StateFault> {
+        if state.device != self.kind.id {
+            return Err(StateFault::Device(state.device));
+        }
+        let mut inner = self.lock();
+        inner.core.restore(&state.core, &self.memory)?;
+        inner.resumed = Some(state.own.clone());
+        self.interrupt.restore(state.interrupt, state.generation);
+        self.wake();
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Panics abort in releases; in tests the data is still sound enough to fail on.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -125,6 +175,8 @@ impl Mmio {
         match offset {
             0x00 => MAGIC,
             0x04 => VERSION,
+            // Zero is a place without a device yet, which drivers leave alone (section 4.2.2.1).
+            0x08 if self.hidden.load(Ordering::Acquire) => 0,
             0x08 => self.kind.id,
             0x0c => VENDOR,
             0x10 => self.lock().core.device_features(),
@@ -229,8 +281,14 @@ impl Mmio {
         if inner.core.is_live() && !inner.active {
             inner.active = true;
             let features = inner.core.accepted();
+            let resumed = inner.resumed.take();
             self.with_io(inner, watch, |device, io| {
-                device.activate(features, io);
+                match resumed {
+                    Some(state) => device
+                        .resume(features, &state, io)
+                        .map_err(|_| GuestFault::Request("a state of another device"))?,
+                    None => device.activate(features, io),
+                }
                 // Kicks that came too early went unheard.
                 (0..io.queues.len()).try_for_each(|index| device.process_queue(index, io))
             });
@@ -254,6 +312,21 @@ impl Mmio {
         if let Err(fault) = call(&mut *inner.device, &mut io) {
             self.punish(fault, inner);
         }
+    }
+}
+
+/// For a device that is brought to its end: it has nothing to watch for.
+struct Deaf;
+
+impl Watch for Deaf {
+    fn add(&mut self, _: Interest) -> io::Result<()> {
+        Ok(())
+    }
+    fn change(&mut self, _: Interest) -> io::Result<()> {
+        Ok(())
+    }
+    fn remove(&mut self, _: Interest) -> io::Result<()> {
+        Ok(())
     }
 }
 

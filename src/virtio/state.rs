@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a device in use is, as data: its registers, its queues, and what it remembers beyond
+//! them. Comes back from files that may lie: everything is checked against the device it is
+//! put into and against the guest's memory, as if a driver had said it.
+
+use serde::{Deserialize, Serialize};
+
+/// A device behind its transport.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransportState {
+    /// The device's number of section 5.
+    pub device: u32,
+    pub core: CoreState,
+    /// InterruptStatus and ConfigGeneration.
+    pub interrupt: u32,
+    pub generation: u32,
+    pub own: DeviceState,
+}
+
+/// Registers and queues.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreState {
+    pub accepted: u64,
+    pub status: u32,
+    pub device_features_select: u32,
+    pub driver_features_select: u32,
+    pub queue_select: u32,
+    pub queues: Vec<QueueState>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueState {
+    pub size: u16,
+    pub descriptors: u64,
+    pub available: u64,
+    pub used: u64,
+    /// None: not in use.
+    pub progress: Option<Progress>,
+}
+
+/// How far a queue in use has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub next_avail: u16,
+    pub next_used: u16,
+    /// Index of the used ring when the driver was last thought of.
+    pub told: u16,
+}
+
+/// What a device remembers beyond registers and queues, by its kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// Nothing: it is as it was made.
+    #[default]
+    None,
+    Balloon {
+        /// Pages the guest does without, and is to.
+        actual: u32,
+        target: u32,
+        /// The statistics buffer it lent.
+        held: Option<u16>,
+    },
+}
+
+/// Why a state is not one of this device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StateFault {
+    #[error("it is of device {0}")]
+    Device(u32),
+    #[error("it has features that the device lacks: {0:#x}")]
+    Features(u64),
+    #[error("it has {0} queues")]
+    Queues(usize),
+    #[error("queue {0} cannot lie where it says")]
+    Queue(usize),
+    #[error("its status {0:#x} is none a device has")]
+    Status(u32),
+    #[error("it remembers what no such device does")]
+    Own,
+}
