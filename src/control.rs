@@ -25,6 +25,9 @@ pub enum Request {
     Stop,
     /// Send the console's last lines as a `Report::Console`.
     Console,
+    /// Save the machine as it stands, its state into the first of two empty files that come
+    /// with this message and its memory into the second. It goes on afterwards.
+    Save,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +44,8 @@ pub enum Report {
     Note { line: String },
     /// The guest's kernel panicked; the machine ends when the guest resets or is stopped.
     Panicked { message: String },
+    /// What became of a `Save`: nothing, or what was wrong.
+    Saved { problem: Option<String> },
     /// The last report.
     Ended(End),
 }

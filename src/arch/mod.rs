@@ -6,4 +6,6 @@
 mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
-pub use x86_64::{acpi, assist, boot, completion, cpuid, host, layout, mptable, ring3, state, vcpu};
+pub use x86_64::{
+    acpi, assist, boot, completion, cpuid, host, layout, mptable, ring3, state, vcpu,
+};

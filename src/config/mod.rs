@@ -30,7 +30,10 @@ pub struct VmConfig {
     pub cpus: u32,
     /// Bytes of guest RAM.
     pub memory: u64,
-    pub boot: Boot,
+    pub begin: Begin,
+    /// The guest has places for devices, which it looks into when it is told to: what a
+    /// snapshot is made of that has none of these devices. Fixed ones come first.
+    pub places: bool,
     pub drives: Vec<Drive>,
     pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,
@@ -48,6 +51,21 @@ pub struct VmConfig {
     pub kvm: RawFd,
     /// Send a mark for each step of start-up.
     pub trace: bool,
+}
+
+/// How a machine comes to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Begin {
+    Boot(Boot),
+    Restore(Restore),
+}
+
+/// A machine that was saved, of this configuration but for the devices in its places.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    pub state: HostFile,
+    /// Never written to.
+    pub memory: HostFile,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

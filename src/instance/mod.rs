@@ -11,6 +11,7 @@ pub mod record;
 pub mod seat;
 pub mod session;
 mod spawn;
+pub mod template;
 
 pub use place::{Claim, Found, Place, PlaceError};
 pub use spawn::{Control, SpawnError, Spawned, descriptors, spawn, spawn_owner};

@@ -3,7 +3,7 @@
 //! of its own, with the descriptors its configuration names and no others.
 
 use crate::config::net::NetLink;
-use crate::config::{Console, VmConfig};
+use crate::config::{Begin, Console, VmConfig};
 use crate::control::{MAX_MESSAGE, Report, Request};
 use crate::sys::namespaces::{self, Birth, Child};
 use crate::sys::seqpacket::SeqPacket;
@@ -43,6 +43,11 @@ pub struct Control(SeqPacket);
 impl Control {
     pub fn send(&self, request: &Request) -> io::Result<()> {
         self.0.send(&serde_json::to_vec(request)?)
+    }
+
+    /// The same, with open files.
+    pub fn send_with(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.0.send_with(&serde_json::to_vec(request)?, fds)
     }
 
     /// Waits for the next report; `None` when the machine's process is gone.
@@ -164,8 +169,14 @@ fn program() -> io::Result<OwnedFd> {
 
 /// Every descriptor of the configuration, and nothing else, is the machine's.
 pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
-    let mut list = vec![config.kvm, config.boot.kernel.fd];
-    list.extend(config.boot.initrd.iter().map(|file| file.fd));
+    let mut list = vec![config.kvm];
+    match &config.begin {
+        Begin::Boot(boot) => {
+            list.push(boot.kernel.fd);
+            list.extend(boot.initrd.iter().map(|file| file.fd));
+        }
+        Begin::Restore(saved) => list.extend([saved.state.fd, saved.memory.fd]),
+    }
     list.extend(config.drives.iter().map(|drive| drive.file.fd));
     list.extend(config.shares.iter().map(|share| share.fd));
     if let Some(vsock) = &config.vsock {

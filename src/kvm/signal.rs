@@ -2,13 +2,16 @@
 //! How a vCPU is called out of the guest: by a signal its thread blocks but while KVM runs it
 //! (KVM_SET_SIGNAL_MASK, Documentation/virt/kvm/api.rst, 4.17), so that no call is lost
 //! between the look at a flag and the entry.
-#![expect(unsafe_code, reason = "an ioctl that kvm-ioctls lacks; signals of threads")]
+#![expect(
+    unsafe_code,
+    reason = "an ioctl that kvm-ioctls lacks; signals of threads"
+)]
 
+use kvm_ioctls::VcpuFd;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::ptr;
 use std::sync::Once;
-use kvm_ioctls::VcpuFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 

@@ -2,8 +2,8 @@
 //! One vCPU and the exits a machine acts on. Owned by its `vcpu-N` thread once it runs.
 
 use super::failure::{self, InstructionBytes};
-use super::{KvmError, Naming as _};
 use super::xsave::{XsaveBuffer, XsaveError};
+use super::{KvmError, Naming as _};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs,
     kvm_sregs, kvm_vcpu_events, kvm_xcrs,

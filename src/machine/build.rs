@@ -6,14 +6,16 @@ use super::Machine;
 use super::gate::Gate;
 use super::marks::Marks;
 use super::outcome::Outcome;
+use super::state::{MachineState, StateFileError};
 use super::vcpu::{self, Core};
 use super::wiring::Wiring;
 use crate::arch::acpi::{self, AcpiError, Slot};
 use crate::arch::host::{self, HostKind};
+use crate::arch::state::StateError;
 use crate::arch::{self, assist, completion, cpuid, layout, mptable};
 use crate::boot::{self, BootError, Loaded};
 use crate::bus::Overlap;
-use crate::config::{ConsoleKind, VmConfig};
+use crate::config::{self, ConsoleKind, VmConfig};
 use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
@@ -21,6 +23,8 @@ use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::{self, GuestRam, MapError};
 use crate::net::Link;
 use crate::units::Variant;
+use crate::virtio::state::StateFault;
+use crate::virtio::transport::Mmio;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -51,6 +55,14 @@ pub enum BuildError {
     },
     #[error("there are more devices than interrupt lines")]
     Lines,
+    #[error("the snapshot is of a machine with {cpus} CPUs and {memory} bytes of memory")]
+    OtherShape { cpus: usize, memory: u64 },
+    #[error("the snapshot cannot be restored")]
+    StateFile(#[from] StateFileError),
+    #[error("the snapshot's machine cannot be put together")]
+    State(#[from] StateError),
+    #[error("a device of the snapshot is none of this machine's")]
+    DeviceState(#[from] StateFault),
     #[error(transparent)]
     Layout(#[from] Overlap),
     #[error(transparent)]
@@ -61,10 +73,22 @@ pub enum BuildError {
     Acpi(#[from] AcpiError),
 }
 
+/// What a machine begins with, open.
+pub enum Begin {
+    Boot(boot::Files),
+    Restore(Saved),
+}
+
+/// A machine that was saved.
+pub struct Saved {
+    pub state: File,
+    pub memory: File,
+}
+
 /// Everything of the host the machine uses, open.
 pub struct Parts {
     pub kvm: OwnedFd,
-    pub boot: boot::Files,
+    pub begin: Begin,
     pub drives: Vec<File>,
     /// Streams to the servers of shared directories.
     pub shares: Vec<UnixStream>,
@@ -100,7 +124,15 @@ pub fn build(
     on_panic: PanicHook,
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
-    let ram = Arc::new(memory::anonymous(config.memory, &layout::HOLE)?);
+    let saved = match &parts.begin {
+        Begin::Boot(_) => None,
+        Begin::Restore(saved) => Some(read_state(saved, config)?),
+    };
+    let ram = match &parts.begin {
+        Begin::Boot(_) => memory::anonymous(config.memory, &layout::HOLE)?,
+        Begin::Restore(saved) => memory::saved::map(&saved.memory, config.memory, &layout::HOLE)?,
+    };
+    let ram = Arc::new(ram);
     memory::keep_small(&ram);
     marks.mark("memory mapped");
     let vm = create_vm(config, parts.kvm, &ram, marks)?;
@@ -109,36 +141,30 @@ pub fn build(
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
-    wiring.add_virtio(config, parts.drives, parts.shares, parts.vsock)?;
+    // What a snapshot has comes first; a guest finds the others where it was told to look.
+    if config.places {
+        wiring.add_fixed(config, parts.vsock)?;
+        wiring.add_virtio(config, parts.drives, parts.shares)?;
+    } else {
+        wiring.add_virtio(config, parts.drives, parts.shares)?;
+        wiring.add_fixed(config, parts.vsock)?;
+    }
     if let (Some(net), Some(link)) = (&config.net, parts.net) {
         wiring.add_net(net, link)?;
+    }
+    if config.places {
+        wiring.add_places()?;
     }
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
-    let words = |variant| {
-        let own = host.kernel_words(variant).iter();
-        let own = own.map(|word| (*word).to_owned());
-        slots.iter().map(device_word).chain(own).collect()
+    let (vcpus, variant) = match (saved, parts.begin) {
+        (Some(state), _) => restore(&vm, host, &state, &board.transports, marks)?,
+        (None, Begin::Boot(files)) => load(&vm, config, files, &ram, &slots, marks)?,
+        (None, Begin::Restore(_)) => return Err(BuildError::Lines),
     };
-    let mut mark = |name| marks.mark(name);
-    let loaded = boot::load(&ram, &config.boot, parts.boot, &words, &mut mark)?;
-    if loaded.variant == Variant::Ring3 && !host.interprets_ring0() {
-        return Err(BuildError::Ring3(
-            config.boot.kernel.path.display().to_string(),
-        ));
-    }
-    let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
-    mptable::write(&ram, cpus)?;
-    acpi::write(&ram, cpus, &slots)?;
-    marks.mark("tables written");
-
-    let registers = vm.saved_msrs()?;
-    let vcpus = vcpus(&vm, cpus, host, loaded)?;
     marks.mark("vCPUs made");
     Ok(Machine {
-        vm,
-        vcpus,
         shared: Arc::new(vcpu::Shared {
             ports: board.ports.freeze(),
             mmio: board.mmio.freeze(),
@@ -147,15 +173,95 @@ pub fn build(
             marks: Arc::clone(marks),
             assisted: host.interprets_ring0(),
             counters: assist::Counters::default(),
-            gate: Gate::new(cpus.into()),
-            registers,
+            gate: Gate::new(vcpus.len()),
+            registers: vm.saved_msrs()?,
         }),
-        variant: loaded.variant,
+        vm,
+        vcpus,
+        variant,
         sources: board.sources,
+        transports: board.transports,
+        pit: config.pit,
         balloon: board.balloon,
         serial,
         log,
     })
+}
+
+/// The state, as far as it must agree with what was asked for.
+fn read_state(saved: &Saved, config: &VmConfig) -> Result<MachineState, BuildError> {
+    let state = MachineState::read(&saved.state)?;
+    let cpus = usize::try_from(config.cpus).unwrap_or(usize::MAX);
+    if state.memory != config.memory || state.cpus.len() != cpus {
+        return Err(BuildError::OtherShape {
+            cpus: state.cpus.len(),
+            memory: state.memory,
+        });
+    }
+    Ok(state)
+}
+
+/// Puts a kernel into memory, and the tables it reads; processors as after a reset.
+fn load(
+    vm: &Vm,
+    config: &VmConfig,
+    files: boot::Files,
+    ram: &GuestRam,
+    slots: &[Slot],
+    marks: &Marks,
+) -> Result<(Vec<Core>, Variant), BuildError> {
+    let host = host::kind();
+    let config::Begin::Boot(from) = &config.begin else {
+        return Err(BuildError::Lines);
+    };
+    let words = |variant| {
+        let own = host.kernel_words(variant).iter();
+        let own = own.map(|word| (*word).to_owned());
+        slots.iter().map(device_word).chain(own).collect()
+    };
+    let mut mark = |name| marks.mark(name);
+    let loaded = boot::load(ram, from, files, &words, &mut mark)?;
+    if loaded.variant == Variant::Ring3 && !host.interprets_ring0() {
+        return Err(BuildError::Ring3(from.kernel.path.display().to_string()));
+    }
+    let cpus = u8::try_from(config.cpus).unwrap_or(u8::MAX);
+    mptable::write(ram, cpus)?;
+    acpi::write(ram, cpus, slots)?;
+    marks.mark("tables written");
+    Ok((vcpus(vm, cpus, host, loaded)?, loaded.variant))
+}
+
+/// Processors, controllers and devices as they were saved.
+fn restore(
+    vm: &Vm,
+    host: HostKind,
+    state: &MachineState,
+    transports: &[Arc<Mmio>],
+    marks: &Marks,
+) -> Result<(Vec<Core>, Variant), BuildError> {
+    if state.variant == Variant::Ring3 && !host.interprets_ring0() {
+        return Err(BuildError::Ring3("of the snapshot".to_owned()));
+    }
+    if state.devices.len() > transports.len() {
+        return Err(BuildError::Lines);
+    }
+    let mut cores = Vec::with_capacity(state.cpus.len());
+    for (index, cpu) in (0..).zip(&state.cpus) {
+        let mut vcpu = vm.create_vcpu(index)?;
+        if host.interprets_ring0() {
+            completion::share_registers(vm.fd(), vcpu.fd_mut());
+        }
+        let mut xsave = vm.xsave_buffer()?;
+        cpu.restore(&vcpu, &mut xsave)?;
+        cores.push(Core { vcpu, xsave });
+    }
+    marks.mark("processors restored");
+    state.board.restore(vm)?;
+    for (device, transport) in state.devices.iter().zip(transports) {
+        transport.restore(device)?;
+    }
+    marks.mark("devices restored");
+    Ok((cores, state.variant))
 }
 
 /// A kernel without ACPI is told of a device on its command line

@@ -6,24 +6,31 @@ mod build;
 mod gate;
 mod marks;
 mod outcome;
+mod state;
 mod vcpu;
 mod wiring;
 
-pub use build::{BuildError, Console, Parts, VsockParts, build};
+pub use build::{Begin, BuildError, Console, Parts, Saved, VsockParts, build};
 pub use marks::Marks;
 pub use outcome::Outcome;
+pub use state::{MachineState, StateFileError};
 
+use crate::arch::state::{BoardState, CpuState, StateError};
 use crate::control::{End, RoundTrips};
 use crate::devices::balloon;
 use crate::devices::console_log::ConsoleLog;
 use crate::devices::serial::Serial;
 use crate::events::Source;
 use crate::kvm::Vm;
+use crate::kvm::signal;
 use crate::memory;
+use crate::memory::GuestRam;
 use crate::units::Variant;
+use crate::virtio::transport::Mmio;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use vm_memory::{GuestMemoryBackend as _, GuestMemoryRegion as _};
 
 /// Built, and not yet running.
 pub struct Machine {
@@ -32,6 +39,8 @@ pub struct Machine {
     shared: Arc<vcpu::Shared>,
     variant: Variant,
     sources: Vec<Arc<dyn Source>>,
+    transports: Vec<Arc<Mmio>>,
+    pit: bool,
     balloon: Option<Arc<balloon::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
@@ -39,9 +48,12 @@ pub struct Machine {
 
 /// Its vCPUs run. They stop with the process: nothing a guest does can hold it.
 pub struct Running {
-    _vm: Vm,
-    _threads: Vec<JoinHandle<()>>,
+    vm: Vm,
+    threads: Vec<JoinHandle<()>>,
     shared: Arc<vcpu::Shared>,
+    variant: Variant,
+    transports: Vec<Arc<Mmio>>,
+    pit: bool,
     balloon: Option<Arc<balloon::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
@@ -66,9 +78,12 @@ impl Machine {
             .map(|core| vcpu::spawn(core, Arc::clone(&self.shared)))
             .collect::<io::Result<_>>()?;
         Ok(Running {
-            _vm: self.vm,
-            _threads: threads,
+            vm: self.vm,
+            threads,
             shared: self.shared,
+            variant: self.variant,
+            transports: self.transports,
+            pit: self.pit,
             balloon: self.balloon,
             serial: self.serial,
             log: self.log,
@@ -76,10 +91,64 @@ impl Machine {
     }
 }
 
+/// A machine whose vCPUs stand still.
+pub struct Held<'a> {
+    running: &'a Running,
+    cpus: Vec<gate::Stopped>,
+}
+
+impl Held<'_> {
+    /// All of it but its memory. Devices finish what they were about first.
+    pub fn save(&mut self) -> Result<MachineState, StateError> {
+        let running = self.running;
+        let devices = running.transports.iter().map(|mmio| mmio.save());
+        let devices = devices.collect();
+        let cpus = std::mem::take(&mut self.cpus).into_iter();
+        let mut cpus: Vec<CpuState> = cpus
+            .map(|stopped| stopped.map(|state| *state))
+            .collect::<Result<_, _>>()?;
+        // They were stopped one after another, but their counters are one clock.
+        if let Some(now) = cpus.first().and_then(CpuState::tsc) {
+            cpus.iter_mut().for_each(|cpu| cpu.set_tsc(now));
+        }
+        Ok(MachineState {
+            memory: running.shared.ram.iter().map(|region| region.len()).sum(),
+            variant: running.variant,
+            cpus,
+            board: BoardState::save(&running.vm, running.pit)?,
+            devices,
+        })
+    }
+
+    pub fn memory(&self) -> &GuestRam {
+        &self.running.shared.ram
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.running.shared.gate.open();
+    }
+}
+
 impl Running {
     /// How it ended, if it has.
     pub fn end(&self) -> Option<End> {
         self.shared.outcome.end()
+    }
+
+    /// Has every vCPU stand still; they go on when what is returned is dropped. None if the
+    /// machine came to its end instead. On the event thread: no device does anything meanwhile.
+    pub fn hold(&self) -> Option<Held<'_>> {
+        let gate = &self.shared.gate;
+        gate.close(|| self.threads.iter().for_each(signal::call));
+        let held = gate.collect(|| self.end().is_some());
+        // Opened again also if nobody came in.
+        let held = Held {
+            running: self,
+            cpus: held.unwrap_or_default(),
+        };
+        (!held.cpus.is_empty()).then_some(held)
     }
 
     /// How often the guest's kernel went through ring 0, by kind, where it lives outside of it

@@ -46,7 +46,9 @@ pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> 
         .name(format!("vcpu-{}", core.vcpu.index()))
         .spawn(move || {
             if let Err(error) = core.vcpu.listen() {
-                shared.outcome.tell(failed(format!("a vCPU cannot be called: {error}")));
+                shared
+                    .outcome
+                    .tell(failed(format!("a vCPU cannot be called: {error}")));
                 return;
             }
             if core.vcpu.index() == 0 {

@@ -23,7 +23,7 @@ use crate::irq::IrqLine;
 use crate::kvm::Vm;
 use crate::memory::GuestRam;
 use crate::net::Link;
-use crate::virtio::transport::{self, Milestone, Mmio};
+use crate::virtio::transport::{self, Milestone, Mmio, Vacant};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -40,6 +40,8 @@ pub struct Board {
     pub ports: BusBuilder,
     pub mmio: BusBuilder,
     pub sources: Vec<Arc<dyn Source>>,
+    /// The virtio devices, in the order of their places.
+    pub transports: Vec<Arc<Mmio>>,
     pub balloon: Option<Arc<balloon::Control>>,
 }
 
@@ -122,7 +124,6 @@ impl<'a> Wiring<'a> {
         config: &VmConfig,
         drives: Vec<File>,
         shares: Vec<UnixStream>,
-        vsock: VsockParts,
     ) -> Result<(), BuildError> {
         for (drive, file) in config.drives.iter().zip(drives) {
             self.add(Spec::Blk {
@@ -141,6 +142,11 @@ impl<'a> Wiring<'a> {
                 tag: share.tag.clone(),
             })?;
         }
+        Ok(())
+    }
+
+    /// Those that every machine has alike.
+    pub fn add_fixed(&mut self, config: &VmConfig, vsock: VsockParts) -> Result<(), BuildError> {
         if let Some(config::Vsock { cid, .. }) = config.vsock {
             self.add(Spec::Vsock {
                 cid,
@@ -172,19 +178,34 @@ impl<'a> Wiring<'a> {
         .map(drop)
     }
 
+    /// Makes a place of every interrupt line that is left: the guest's kernel knows where, and
+    /// finds no device there.
+    pub fn add_places(&mut self) -> Result<(), BuildError> {
+        while let Some(slot) = self.next_slot() {
+            let base = u64::from(slot.base);
+            let mmio = &mut self.board.mmio;
+            mmio.add(base..base + transport::SIZE, Arc::new(Vacant))?;
+            self.slots.push(slot);
+        }
+        Ok(())
+    }
+
+    fn next_slot(&self) -> Option<Slot> {
+        let index = u8::try_from(self.slots.len()).ok()?;
+        let gsi = layout::FIRST_DEVICE_GSI
+            .checked_add(index)
+            .filter(|gsi| *gsi < layout::GSI_COUNT)?;
+        Some(Slot {
+            base: layout::MMIO_BASE + u32::from(index) * layout::MMIO_STRIDE,
+            gsi,
+        })
+    }
+
     fn add(&mut self, spec: Spec) -> Result<Handle, BuildError> {
         let name = spec.name();
         let Built { device, handle } = devices::build(spec).map_err(named(name))?;
-        let index = u8::try_from(self.slots.len()).map_err(|_| BuildError::Lines)?;
-        let gsi = layout::FIRST_DEVICE_GSI
-            .checked_add(index)
-            .filter(|gsi| *gsi < layout::GSI_COUNT)
-            .ok_or(BuildError::Lines)?;
-        let slot = Slot {
-            base: layout::MMIO_BASE + u32::from(index) * layout::MMIO_STRIDE,
-            gsi,
-        };
-        let base = u64::from(slot.base);
+        let slot = self.next_slot().ok_or(BuildError::Lines)?;
+        let (base, gsi) = (u64::from(slot.base), slot.gsi);
 
         let marks = Arc::clone(&self.marks);
         let observer = Arc::new(move |milestone| match milestone {
@@ -202,6 +223,7 @@ impl<'a> Wiring<'a> {
         self.board
             .mmio
             .add(base..base + transport::SIZE, Arc::clone(&mmio) as _)?;
+        self.board.transports.push(Arc::clone(&mmio));
         self.board.sources.push(mmio);
         self.slots.push(slot);
         Ok(handle)

@@ -5,6 +5,7 @@ pub mod atomic;
 mod file;
 mod pages;
 mod pinned;
+pub mod saved;
 mod transfer;
 mod uring;
 pub mod vectored;
@@ -31,9 +32,17 @@ pub struct MapError {
 /// Maps `size` bytes of zeroed RAM around `hole`, the addresses devices live at: what does
 /// not fit below it continues above it. Nothing is committed before it is touched.
 pub fn anonymous(size: u64, hole: &Range<u64>) -> Result<GuestRam, MapError> {
+    GuestRam::from_ranges(&ranges(size, hole)).map_err(|source| MapError {
+        bytes: size,
+        source,
+    })
+}
+
+/// Where `size` bytes lie around `hole`.
+fn ranges(size: u64, hole: &Range<u64>) -> Vec<(GuestAddress, usize)> {
     let below = size.min(hole.start);
     let above = size - below;
-    let ranges: Vec<(GuestAddress, usize)> = [(0, below), (hole.end, above)]
+    [(0, below), (hole.end, above)]
         .into_iter()
         .filter(|(_, length)| *length > 0)
         .map(|(start, length)| {
@@ -42,11 +51,7 @@ pub fn anonymous(size: u64, hole: &Range<u64>) -> Result<GuestRam, MapError> {
                 usize::try_from(length).unwrap_or(usize::MAX),
             )
         })
-        .collect();
-    GuestRam::from_ranges(&ranges).map_err(|source| MapError {
-        bytes: size,
-        source,
-    })
+        .collect()
 }
 
 #[cfg(test)]

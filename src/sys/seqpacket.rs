@@ -4,10 +4,18 @@
 //! A message may be longer than a datagram is allowed to be only up to the socket's
 //! buffer; every message here is below 64 KiB.
 
+#![expect(unsafe_code, reason = "descriptors that come by number")]
+
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
+    recvmsg, send, sendmsg, socketpair,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// Descriptors of one message; the kernel closes what is beyond.
+const MAX_DESCRIPTORS: usize = 4;
 
 /// One end.
 #[derive(Debug)]
@@ -39,6 +47,50 @@ impl SeqPacket {
         }
     }
 
+    /// Sends one message with open descriptors, which the other side gets its own of.
+    pub fn send_with(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let parts = [IoSlice::new(message)];
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &parts, &rights, flags, None) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// As `recv`, with the descriptors that came along, at most `MAX_DESCRIPTORS`.
+    pub fn recv_with(&self, limit: usize) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+        let mut buffer = vec![0; limit + 1];
+        let mut space = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let (length, fds) = loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Ok(message) => {
+                    let mut fds = Vec::new();
+                    for part in message.cmsgs()? {
+                        if let ControlMessageOwned::ScmRights(numbers) = part {
+                            fds.extend(numbers.into_iter().map(own));
+                        }
+                    }
+                    break (message.bytes, fds);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        if length > limit {
+            return Err(too_long());
+        }
+        buffer.truncate(length);
+        Ok((length > 0).then_some((buffer, fds)))
+    }
+
     /// Waits for a message of at most `limit` bytes; `None` at the end of the socket.
     /// A longer message is an error, not a truncated value.
     pub fn recv(&self, limit: usize) -> io::Result<Option<Vec<u8>>> {
@@ -52,14 +104,21 @@ impl SeqPacket {
             }
         };
         if length > limit {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a control message is too long",
-            ));
+            return Err(too_long());
         }
         buffer.truncate(length);
         Ok((length > 0).then_some(buffer))
     }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a control message is too long")
+}
+
+fn own(number: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for the message, and nobody else has
+    // seen its number.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 impl AsFd for SeqPacket {

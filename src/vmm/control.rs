@@ -6,10 +6,14 @@ use super::send;
 use crate::control::{End, MAX_MESSAGE, Report, Request};
 use crate::events::{EventSet, Interest, Source, Token, Watch};
 use crate::machine::{Outcome, Running};
+use crate::memory::saved;
 use crate::sys::seqpacket::SeqPacket;
+use std::error::Error;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lines of console in an answer.
 const TAIL_LINES: usize = 40;
@@ -18,6 +22,7 @@ pub struct Desk {
     socket: Arc<SeqPacket>,
     outcome: Arc<Outcome>,
     console_wanted: AtomicBool,
+    save_wanted: Mutex<Option<Vec<OwnedFd>>>,
 }
 
 const SOCKET: Token = 0;
@@ -29,6 +34,7 @@ impl Desk {
             socket,
             outcome,
             console_wanted: AtomicBool::new(false),
+            save_wanted: Mutex::default(),
         })
     }
 
@@ -36,6 +42,13 @@ impl Desk {
     pub fn answer(&self, running: &Running) {
         if self.console_wanted.swap(false, Ordering::Relaxed) {
             self.tell_console(running);
+        }
+        let wanted = self.save_wanted.lock();
+        let files = wanted.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(files) = files {
+            let problem = save(running, files).err();
+            let problem = problem.map(|error| super::chain(&*error));
+            let _ = send(&self.socket, &Report::Saved { problem });
         }
     }
 
@@ -46,15 +59,19 @@ impl Desk {
     }
 
     fn hear(&self, watch: &mut dyn Watch) {
-        let request = match self.socket.recv(MAX_MESSAGE) {
-            Ok(Some(text)) => serde_json::from_slice(&text).unwrap_or(Request::Stop),
+        let (request, files) = match self.socket.recv_with(MAX_MESSAGE) {
+            Ok(Some((text, fds))) => (serde_json::from_slice(&text).unwrap_or(Request::Stop), fds),
             Ok(None) | Err(_) => {
                 let _ = watch.remove(self.interest());
-                Request::Stop
+                (Request::Stop, Vec::new())
             }
         };
         match request {
             Request::Stop => self.outcome.tell(End::Stopped),
+            Request::Save => {
+                let wanted = self.save_wanted.lock();
+                *wanted.unwrap_or_else(PoisonError::into_inner) = Some(files);
+            }
             Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
         }
     }
@@ -66,6 +83,18 @@ impl Desk {
             events: EventSet::IN,
         }
     }
+}
+
+/// The machine stands still meanwhile.
+fn save(running: &Running, files: Vec<OwnedFd>) -> Result<(), Box<dyn Error>> {
+    let mut files = files.into_iter().map(File::from);
+    let (Some(state), Some(memory)) = (files.next(), files.next()) else {
+        return Err("there are no files to save to".into());
+    };
+    let mut held = running.hold().ok_or("the machine came to its end")?;
+    held.save()?.write(&state)?;
+    saved::write(held.memory(), &memory)?;
+    Ok(())
 }
 
 impl Source for Desk {

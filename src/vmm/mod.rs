@@ -7,7 +7,7 @@ mod control;
 
 use crate::boot;
 use crate::config::net::NetLink;
-use crate::config::{self, VmConfig};
+use crate::config::{self, Begin, VmConfig};
 use crate::control::{End, MAX_MESSAGE, Report};
 use crate::devices::HostPort;
 use crate::events::{Loop, Source};
@@ -167,8 +167,16 @@ fn report_marks(socket: &SeqPacket, marks: &Marks) {
 /// Everything the configuration names was opened by the process that started this one.
 fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts> {
     let mut file = |from: &config::HostFile| inherited.take(from.fd).map(File::from);
-    let kernel = file(&config.boot.kernel)?;
-    let initrd = config.boot.initrd.as_ref().map(&mut file).transpose()?;
+    let begin = match &config.begin {
+        Begin::Boot(boot) => machine::Begin::Boot(boot::Files {
+            kernel: file(&boot.kernel)?,
+            initrd: boot.initrd.as_ref().map(&mut file).transpose()?,
+        }),
+        Begin::Restore(saved) => machine::Begin::Restore(machine::Saved {
+            state: file(&saved.state)?,
+            memory: file(&saved.memory)?,
+        }),
+    };
     let drives = config
         .drives
         .iter()
@@ -211,7 +219,7 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
     let net = net.transpose()?;
     Ok(Parts {
         kvm: inherited.take(config.kvm)?,
-        boot: boot::Files { kernel, initrd },
+        begin,
         drives,
         shares,
         vsock: VsockParts {

@@ -11,6 +11,7 @@ mod kernel_log;
 mod mounts;
 mod network;
 mod own;
+mod rebirth;
 mod root;
 mod serve;
 mod session;
@@ -47,7 +48,7 @@ pub fn boot(arguments: &[CString]) -> ! {
     }
     match run(started) {
         Ok(Ending::Shutdown) => {}
-        Ok(Ending::LinkLost) => sys::log(format_args!("the host is gone")),
+        Ok(Ending::LinkLost | Ending::Unused) => sys::log(format_args!("the host is gone")),
         Err(problem) => sys::log(format_args!("{problem}")),
     }
     // Whoever still runs must not write while the disks are made consistent.
@@ -64,9 +65,17 @@ fn run(started: u64) -> Result<Ending, String> {
     let _ = sys::limit_open_files(OPEN_FILES.0, OPEN_FILES.1);
     // A kernel that does not let us listen has one process per machine.
     let listener = sys::listen_vsock(AGENT_PORT).ok();
-    let link = sys::connect_vsock(HOST_CID, HOST_PORT)
-        .map_err(|errno| format!("no connection to the host (errno {})", errno.0))?;
-    serve::serve(link, listener, Place::Machine, started).map_err(|why| format!("the host: {why}"))
+    loop {
+        let link = sys::connect_vsock(HOST_CID, HOST_PORT)
+            .map_err(|errno| format!("no connection to the host (errno {})", errno.0))?;
+        let ending = serve::serve(link, listener.as_ref(), Place::Machine, started)
+            .map_err(|why| format!("the host: {why}"))?;
+        // A machine that is restored from a snapshot finds its connection cut, and another
+        // host to greet.
+        if ending != Ending::Unused {
+            return Ok(ending);
+        }
+    }
 }
 
 /// Keeps descriptors 0 to 2 taken: a kernel without a console gives us none, and what we

@@ -16,7 +16,7 @@ const MAX_SESSIONS: usize = 128;
 /// connects for further processes.
 pub fn serve(
     link: Fd,
-    listener: Option<Fd>,
+    listener: Option<&Fd>,
     place: Place,
     started: u64,
 ) -> Result<Ending, Malformed> {
@@ -27,7 +27,7 @@ pub fn serve(
     let mut further: Vec<Session> = Vec::new();
     loop {
         if let Some(ending) = main.flush() {
-            return Ok(ending);
+            return Ok(main.lost(ending));
         }
         further.retain_mut(|session| {
             let over = session.flush().is_some();
@@ -36,9 +36,9 @@ pub fn serve(
             }
             !over
         });
-        let ready = wait(&mut main, &mut further, &children, listener.as_ref());
+        let ready = wait(&mut main, &mut further, &children, listener);
         if main.is_linked() && !main.receive()? {
-            return Ok(Ending::LinkLost);
+            return Ok(main.lost(Ending::LinkLost));
         }
         further.retain_mut(|session| {
             let alive = !session.is_linked() || matches!(session.receive(), Ok(true));
@@ -54,7 +54,7 @@ pub fn serve(
         }
         main.finish();
         further.iter_mut().for_each(Session::finish);
-        if let (true, Some(listener)) = (ready.listener, &listener)
+        if let (true, Some(listener)) = (ready.listener, listener)
             && let Ok(link) = sys::accept(listener)
         {
             further.push(Session::new(link, place, false, started));

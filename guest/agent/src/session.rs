@@ -8,7 +8,7 @@ mod pump;
 use crate::command::{self, failure};
 use crate::serve::entry;
 use crate::sys::{self, Errno, Fd};
-use crate::{kernel_log, network, root};
+use crate::{kernel_log, network, rebirth, root};
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use husk_protocol::{
@@ -32,6 +32,8 @@ pub enum Place {
 pub enum Ending {
     Shutdown,
     LinkLost,
+    /// The link was lost before anything was asked of the machine.
+    Unused,
 }
 
 /// Beyond this much waiting for the connection, outputs are not read: what they have
@@ -96,6 +98,15 @@ impl Session {
             ready: sys::uptime(),
         }));
         session
+    }
+
+    /// What an ending comes to for this session.
+    pub fn lost(&self, ending: Ending) -> Ending {
+        let untouched = self.main && self.process.is_none() && !self.told;
+        match ending {
+            Ending::LinkLost if untouched && self.place == Place::Machine => Ending::Unused,
+            other => other,
+        }
     }
 
     pub fn has_process(&self) -> bool {
@@ -241,6 +252,9 @@ impl Session {
         self.kernel_log = start.kernel_log;
         let machine = self.place == Place::Machine;
         if machine && self.main {
+            if let Some(rebirth) = start.rebirth.as_deref() {
+                rebirth::take(rebirth)?;
+            }
             if start.wall_clock != 0 {
                 let _ = sys::set_clock(start.wall_clock);
             }

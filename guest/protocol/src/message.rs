@@ -90,6 +90,19 @@ pub struct Start {
     pub mounts: Vec<Mount>,
     /// None leaves the machine's interfaces alone.
     pub network: Option<Box<Network>>,
+    /// What a machine that was restored becomes, before anything else; None was booted.
+    pub rebirth: Option<Box<Rebirth>>,
+}
+
+/// What a machine that was restored does not know of itself yet. PID 1 sees to all of it, in
+/// this order, or the start fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebirth {
+    /// What the kernel's random generator is seeded with anew: every machine of one snapshot
+    /// had the same.
+    pub seed: Vec<u8>,
+    /// Devices that were not there before, by their names on the platform bus.
+    pub devices: Vec<String>,
 }
 
 /// A file system besides the root.
@@ -362,6 +375,10 @@ impl Start {
             w.u64(mount.size);
         });
         w.option(self.network.as_deref(), |w, network| network.write(w));
+        w.option(self.rebirth.as_deref(), |w, rebirth| {
+            w.bytes(&rebirth.seed);
+            w.list(&rebirth.devices, |w, name| w.bytes(name.as_bytes()));
+        });
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -399,6 +416,12 @@ impl Start {
                 })
             })?,
             network: r.option(|r| Network::read(r).map(Box::new))?,
+            rebirth: r.option(|r| {
+                Ok(Box::new(Rebirth {
+                    seed: r.bytes()?.into(),
+                    devices: r.list(Reader::string)?,
+                }))
+            })?,
         })
     }
 }

@@ -48,6 +48,11 @@ fn terminal() -> impl Strategy<Value = Terminal> {
     (size(), any::<String>()).prop_map(|(size, term)| Terminal { size, term })
 }
 
+fn rebirth() -> impl Strategy<Value = Rebirth> {
+    (vec(any::<u8>(), 0..70), vec("[a-z.0-9-]{0,20}", 0..4))
+        .prop_map(|(seed, devices)| Rebirth { seed, devices })
+}
+
 fn network() -> impl Strategy<Value = Network> {
     let address = (any::<IpAddr>(), any::<u8>()).prop_map(|(ip, prefix)| Address { ip, prefix });
     (
@@ -80,6 +85,7 @@ fn start() -> impl Strategy<Value = Start> {
             any::<bool>(),
             vec(mount(), 0..5),
             prop::option::of(network()),
+            prop::option::of(rebirth()),
         ),
     )
         .prop_map(|((argv, env, user, cwd), b, c)| Start {
@@ -96,6 +102,7 @@ fn start() -> impl Strategy<Value = Start> {
             wall_clock: c.2,
             mounts: c.4,
             network: c.5.map(Box::new),
+            rebirth: c.6.map(Box::new),
         })
 }
 

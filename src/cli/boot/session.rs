@@ -9,7 +9,7 @@ use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
-use crate::config::{Boot, Console, Drive, VmConfig};
+use crate::config::{Begin, Boot, Console, Drive, VmConfig};
 use crate::control::{End, Report, Request};
 use crate::instance::{self, Spawned};
 use anyhow::Context as _;
@@ -94,12 +94,13 @@ fn configure(
         name: request.kernel.display().to_string(),
         cpus: request.shape.cpus,
         memory: request.shape.memory.bytes(),
-        boot: Boot {
+        begin: Begin::Boot(Boot {
             kernel,
             variant: None,
             initrd,
             cmdline: request.cmdline.clone(),
-        },
+        }),
+        places: false,
         drives,
         shares: Vec::new(),
         net: None,
@@ -158,7 +159,7 @@ fn watch(
                     ended.end = Some(end);
                     return Ok(());
                 }
-                Some(Report::Console { .. }) => {}
+                Some(Report::Console { .. } | Report::Saved { .. }) => {}
             }
         }
     }

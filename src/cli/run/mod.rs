@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk run`: a command of an image, in a machine of its own.
 
+mod begin;
 mod detach;
 mod network;
 mod owner;
@@ -99,6 +100,9 @@ pub struct RunArgs {
     /// Boot this kernel, an ELF vmlinux or a bzImage, instead of husk's own
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
+    /// Boot the guest's kernel instead of going on from a template of this host's
+    #[arg(long)]
+    cold: bool,
     /// Run the guest's kernel in this ring: 0, or 3 where KVM interprets ring 0. Without
     /// it, 3 where that works; with --kernel, as that kernel wants
     #[arg(long, value_name = "RING")]

@@ -3,6 +3,7 @@
 //! connection; and describes the machine and its command. Main thread.
 
 use super::RunRequest;
+use super::begin::{self, Kernel};
 use super::network;
 use super::session::window_size;
 use super::storage;
@@ -14,7 +15,7 @@ use crate::cli::output::{Failure, Printer, Problem};
 use crate::cli::ring;
 use crate::cli::signals;
 use crate::cli::trace::Waterfall;
-use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
+use crate::config::{Begin, Drive, HostFile, VmConfig};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
 use crate::instance::beside;
@@ -22,7 +23,7 @@ use crate::instance::record::Record;
 use crate::instance::seat::Seat;
 use crate::units::Variant;
 use anyhow::Context as _;
-use husk_protocol::{Filesystem, HOST_PORT, LogRecord, Root, Start, Terminal};
+use husk_protocol::{Filesystem, LogRecord, Root, Start, Terminal};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -34,9 +35,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The first context id a guest may have (linux/vm_sockets.h); each machine has its own
 /// vsock device, so all may use it.
-const GUEST_CID: u32 = 3;
+pub const GUEST_CID: u32 = 3;
 /// `quiet` comes first: the early console repeats what was printed before it.
-const CMDLINE: &str = "quiet earlyprintk=serial,ttyS0,115200,keep panic=-1 reboot=k,f \
+pub const CMDLINE: &str = "quiet earlyprintk=serial,ttyS0,115200,keep panic=-1 reboot=k,f \
     tsc=reliable rcupdate.rcu_expedited=1";
 
 /// What a command is asked to end with where neither operator nor image says.
@@ -51,6 +52,9 @@ pub struct Parts {
     pub opened: Opened,
     /// What ends the command when the machine is asked to stop.
     pub stop_signal: u8,
+    /// The kernel it runs.
+    pub kernel: PathBuf,
+    pub variant: Option<Variant>,
     /// What is to run beside the machine.
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
@@ -63,20 +67,19 @@ pub fn gather(
     waterfall: &mut Waterfall,
 ) -> Result<Parts, Failure> {
     let mut opened = Opened::default();
-    let kvm = opened.kvm()?;
     let cache = cache_dir()?;
     let mut bars = Bars::new(printer, request.quiet);
     let (kernel, variant) = kernel_of(request, &cache, printer, waterfall)?;
-    let kernel = opened.file("kernel", &kernel, false)?;
     let root = open_image(request, &cache, &mut bars)?;
     drop(bars);
     waterfall.reached("image ready");
 
-    let (agent, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
-    let initrd = HostFile {
-        path: "the agent's initramfs".into(),
-        fd: opened.keep(agent_initramfs()?.into()),
+    let kernel = Kernel {
+        path: &kernel,
+        variant,
     };
+    let begin = begin::begin(request, &kernel, &cache, &mut opened, waterfall)?;
+    let (bare, agent) = begin::bare(request, begin, &mut opened)?;
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
@@ -99,34 +102,17 @@ pub fn gather(
     }];
     drives.extend(equipment.drives);
     let config = VmConfig {
-        name: request.image.clone(),
-        cpus: request.shape.cpus,
-        memory: request.shape.memory.bytes(),
-        boot: Boot {
-            kernel,
-            variant,
-            initrd: Some(initrd),
-            cmdline: CMDLINE.to_owned(),
-        },
         drives,
         shares: equipment.shares,
-        vsock: Some(Vsock {
-            cid: GUEST_CID,
-            host_ports: vec![HostPort {
-                port: HOST_PORT,
-                fd: opened.keep(theirs.into()),
-            }],
-            listener: None,
-        }),
         net: network.card,
-        console: Console::Quiet,
-        rng: true,
-        balloon: true,
-        pit: false,
-        jail: request.jail,
-        kvm,
         trace: request.trace.is_some(),
+        ..bare
     };
+    if let Begin::Restore(_) = config.begin {
+        let devices = config.drives.len() + config.shares.len() + usize::from(config.net.is_some());
+        let rebirth = begin::rebirth(devices).context("cannot make a guest's identity")?;
+        start.rebirth = Some(Box::new(rebirth));
+    }
     waterfall.reached("files open");
     Ok(Parts {
         config,
@@ -134,6 +120,8 @@ pub fn gather(
         start,
         opened,
         stop_signal,
+        kernel: kernel.path.to_owned(),
+        variant,
         beside: beside::Plan {
             network: network.user,
             shares: equipment.served,
@@ -176,7 +164,7 @@ fn open_image(request: &RunRequest, cache: &Path, bars: &mut Bars) -> Result<Roo
 }
 
 /// The initial file system as an anonymous file the machine maps.
-fn agent_initramfs() -> anyhow::Result<File> {
+pub fn agent_initramfs() -> anyhow::Result<File> {
     let fd = memfd_create(c"husk-initramfs", MFdFlags::MFD_CLOEXEC)
         .context("cannot make an anonymous file")?;
     let mut file = File::from(fd);
@@ -234,6 +222,7 @@ fn start(request: &RunRequest, root: &RootFs) -> Result<Start, Problem> {
         wall_clock: since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(0)),
         mounts: Vec::new(),
         network: None,
+        rebirth: None,
     })
 }
 
@@ -258,8 +247,8 @@ pub fn record(request: &RunRequest, parts: &Parts) -> Record {
         stop_signal: parts.stop_signal,
         cpus: config.cpus,
         memory: config.memory,
-        kernel: config.boot.kernel.path.display().to_string(),
-        ring: config.boot.variant.map(|variant| match variant {
+        kernel: parts.kernel.display().to_string(),
+        ring: parts.variant.map(|variant| match variant {
             Variant::Ring3 => 3,
             Variant::Ring0 => 0,
         }),

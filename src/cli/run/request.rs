@@ -58,6 +58,8 @@ pub struct RunRequest {
     /// None: what this host does best, or what `kernel` wants.
     pub guest_ring: Option<GuestRing>,
     pub quiet: bool,
+    /// Whether the guest is to be booted, template or not.
+    pub cold: bool,
     pub jail: bool,
     pub trace: Option<TraceFormat>,
     /// For the guest to reach its agent.
@@ -125,6 +127,7 @@ impl RunRequest {
                 kernel: args.kernel.clone(),
                 guest_ring: args.guest_ring,
                 quiet: args.quiet,
+                cold: args.cold,
                 jail: !args.no_jail,
                 trace: args.trace,
                 timeout,

@@ -48,7 +48,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         opened,
         beside,
         seat,
-        stop_signal: _,
+        ..
     } = parts;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;

@@ -397,6 +397,7 @@ impl<'a> Talk<'a> {
         self.note(Event::Report(report.clone()));
         match report {
             Report::Mark { .. }
+            | Report::Saved { .. }
             | Report::Note { .. }
             | Report::Kernel(_)
             | Report::RoundTrips(_) => {}

@@ -18,7 +18,6 @@ use crate::virtio::fault::GuestFault;
 use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -59,8 +58,6 @@ pub struct Mmio {
     control: EventFd,
     faults: Faults,
     observer: Option<Observer>,
-    /// No driver finds it yet.
-    hidden: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -93,7 +90,6 @@ impl Mmio {
             control: eventfd()?,
             faults: Faults::new(kind.name),
             observer,
-            hidden: AtomicBool::new(false),
             inner: Mutex::new(Inner {
                 core: Core::new(device.features(), sizes),
                 device,
@@ -122,15 +118,6 @@ impl Mmio {
     /// How often the guest broke the rules.
     pub fn fault_count(&self) -> u64 {
         self.faults.count()
-    }
-
-    /// Whether drivers find the device, which no driver has found yet.
-    pub fn hide(&self, hidden: bool) {
-        self.hidden.store(hidden, Ordering::Release);
-    }
-
-    pub fn is_hidden(&self) -> bool {
-        self.hidden.load(Ordering::Acquire)
     }
 
     /// Its state, while no vCPU runs, on the event thread. What the device was about is done
@@ -175,8 +162,6 @@ impl Mmio {
         match offset {
             0x00 => MAGIC,
             0x04 => VERSION,
-            // Zero is a place without a device yet, which drivers leave alone (section 4.2.2.1).
-            0x08 if self.hidden.load(Ordering::Acquire) => 0,
             0x08 => self.kind.id,
             0x0c => VENDOR,
             0x10 => self.lock().core.device_features(),
@@ -313,6 +298,26 @@ impl Mmio {
             self.punish(fault, inner);
         }
     }
+}
+
+/// A place without a device, which drivers leave alone: its number is zero (section 4.2.2.1).
+pub struct Vacant;
+
+impl bus::Device for Vacant {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let value: u32 = match offset {
+            0x00 => MAGIC,
+            0x04 => VERSION,
+            0x0c => VENDOR,
+            _ => 0,
+        };
+        match <&mut [u8; 4]>::try_from(&mut *data) {
+            Ok(word) => *word = value.to_le_bytes(),
+            Err(_) => data.fill(0),
+        }
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) {}
 }
 
 /// For a device that is brought to its end: it has nothing to watch for.

@@ -5,7 +5,7 @@
 mod core;
 mod mmio;
 
-pub use mmio::{Milestone, Mmio, Observer, QUEUE_NOTIFY, SIZE};
+pub use mmio::{Milestone, Mmio, Observer, QUEUE_NOTIFY, SIZE, Vacant};
 
 #[cfg(test)]
 mod tests;

@@ -20,6 +20,42 @@ pub fn sync() {
     let _ = plain(libc::SYS_sync, [0; 3]);
 }
 
+/// Gives the kernel's random generator 64 bytes it may trust, and has every generator that is
+/// made from it start anew (random(4)).
+pub fn seed_random(seed: &[u8]) -> Result<()> {
+    const RNDADDENTROPY: usize = 0x4008_5203;
+    const RNDRESEEDCRNG: usize = 0x5207;
+    const SEED: usize = 64;
+    /// `struct rand_pool_info`: bits, bytes, and the bytes.
+    #[repr(C)]
+    struct Pool {
+        bits: i32,
+        bytes: i32,
+        data: [u8; SEED],
+    }
+    let mut pool = Pool {
+        bits: 512,
+        bytes: 64,
+        data: [0; SEED],
+    };
+    let (Some(data), Some(seed)) = (pool.data.get_mut(..seed.len()), seed.get(..SEED)) else {
+        return Err(super::Errno(libc::EINVAL as u16));
+    };
+    data.copy_from_slice(seed);
+    let random = super::open(c"/dev/urandom", libc::O_RDWR, 0)?;
+    let args = [
+        word(random.number()),
+        RNDADDENTROPY,
+        (&raw const pool).expose_provenance(),
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: RNDADDENTROPY reads the structure and as many bytes behind its head as it says.
+    unsafe { call(libc::SYS_ioctl, args) }?;
+    plain(libc::SYS_ioctl, [word(random.number()), RNDRESEEDCRNG, 0]).map(drop)
+}
+
 pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Result<()> {
     let flags = usize::try_from(flags).unwrap_or(0);
     let args = [at(source), at(target), at(kind), flags, at(data), 0];

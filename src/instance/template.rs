@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Warm templates: machines saved when their kernel is up and their agent waits, before
+//! anything of a service. A start restores one and goes on from there. Tool side, main thread.
+//!
+//! A template is a folder named by a digest over everything that went into it, so one that no
+//! longer fits is never found. It appears by a rename, whole or not at all.
+
+use super::spawn::{SpawnError, spawn};
+use crate::config::VmConfig;
+use crate::control::{Report, Request};
+use husk_protocol::{Decoder, Message};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const STATE: &str = "state";
+const MEMORY: &str = "memory";
+const LOCK: &str = "lock";
+const NEW: &str = ".new-";
+
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    #[error("cannot keep templates in {}", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error("the template's agent did not answer within {} s", .0.as_secs_f32())]
+    NoAgent(Duration),
+    #[error("the template's machine ended")]
+    Ended,
+    #[error("the template's machine cannot be saved: {0}")]
+    Save(String),
+    #[error("cannot speak to the template's machine")]
+    Control(#[source] io::Error),
+}
+
+/// A template, open for machines to start from.
+#[derive(Debug)]
+pub struct Template {
+    pub path: PathBuf,
+    pub state: File,
+    pub memory: File,
+}
+
+/// The machine a template is made of: its configuration, and the host's end of its agent's
+/// connection.
+pub struct Sitter {
+    pub config: VmConfig,
+    pub agent: UnixStream,
+}
+
+/// The template of this key, if there is one.
+#[must_use]
+pub fn find(place: &Path, key: &str) -> Option<Template> {
+    let path = place.join(key);
+    let open = |name| File::open(path.join(name)).ok();
+    let (state, memory) = (open(STATE)?, open(MEMORY)?);
+    Some(Template {
+        path,
+        state,
+        memory,
+    })
+}
+
+/// The template of this key, made if there is none: whoever else wants it meanwhile waits.
+pub fn make(
+    place: &Path,
+    key: &str,
+    patience: Duration,
+    sitter: Sitter,
+) -> Result<Template, TemplateError> {
+    let fail = |source| TemplateError::Folder {
+        path: place.to_owned(),
+        source,
+    };
+    let mut folder = DirBuilder::new();
+    folder
+        .recursive(true)
+        .mode(0o700)
+        .create(place)
+        .map_err(fail)?;
+    let _lock = lock(place).map_err(fail)?;
+    if let Some(found) = find(place, key) {
+        return Ok(found);
+    }
+    let new = place.join(format!("{NEW}{key}"));
+    // Of a husk that was killed here.
+    let _ = fs::remove_dir_all(&new);
+    DirBuilder::new().mode(0o700).create(&new).map_err(fail)?;
+    let made =
+        save(sitter, &new, patience).and_then(|()| fs::rename(&new, place.join(key)).map_err(fail));
+    if let Err(error) = made {
+        let _ = fs::remove_dir_all(&new);
+        return Err(error);
+    }
+    find(place, key).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
+}
+
+fn lock(place: &Path) -> io::Result<Flock<File>> {
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(place.join(LOCK))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// Runs the machine until its agent waits, and saves it into the folder.
+fn save(sitter: Sitter, folder: &Path, patience: Duration) -> Result<(), TemplateError> {
+    let create = |name: &str| {
+        let path = folder.join(name);
+        let file = File::options().write(true).create_new(true).open(&path);
+        file.map_err(|source| TemplateError::Folder { path, source })
+    };
+    let (state, memory) = (create(STATE)?, create(MEMORY)?);
+    let machine = spawn(&sitter.config)?;
+    let result = greeted(&sitter.agent, patience).and_then(|()| {
+        let files = [state.as_fd(), memory.as_fd()];
+        let sent = machine.control.send_with(&Request::Save, &files);
+        sent.map_err(TemplateError::Control)?;
+        loop {
+            match machine.control.recv().map_err(TemplateError::Control)? {
+                Some(Report::Saved { problem: None }) => return Ok(()),
+                Some(Report::Saved {
+                    problem: Some(problem),
+                }) => return Err(TemplateError::Save(problem)),
+                Some(Report::Ended(_)) | None => return Err(TemplateError::Ended),
+                Some(_) => {}
+            }
+        }
+    });
+    machine.kill();
+    let _ = machine.wait();
+    result
+}
+
+/// Waits for the agent to say that it is there.
+fn greeted(mut agent: &UnixStream, patience: Duration) -> Result<(), TemplateError> {
+    let until = Instant::now() + patience;
+    let mut decoder = Decoder::new();
+    loop {
+        match decoder.take() {
+            Ok(Some(Message::Hello(_))) => return Ok(()),
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return Err(TemplateError::Ended),
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(TemplateError::NoAgent(patience));
+        }
+        agent
+            .set_read_timeout(Some(left))
+            .map_err(TemplateError::Control)?;
+        match agent.read(decoder.space()) {
+            Ok(0) => return Err(TemplateError::Ended),
+            Ok(count) => decoder.filled(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(TemplateError::Control(error)),
+        }
+    }
+}
