@@ -42,6 +42,9 @@ mod volume;
 mod wait;
 mod words;
 
+/// The command line as clap knows it; tests hold it against their own tables.
+pub use usage::command;
+
 use crate::{net, share, vmm};
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
