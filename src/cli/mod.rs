@@ -40,11 +40,14 @@ mod top;
 mod usage;
 mod volume;
 mod wait;
+mod words;
+
+/// The command line as clap knows it; tests hold it against their own tables.
+pub use usage::command;
 
 use crate::{net, share, vmm};
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
-use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
@@ -147,8 +150,9 @@ impl Verb {
 pub fn main() -> ExitCode {
     let exec = trace::Mark::exec_estimate();
     terminal::restore_on_panic();
-    let words: Vec<OsString> = std::env::args_os().collect();
-    match usage::command().try_get_matches_from(&words) {
+    let command = usage::command();
+    let words = words::marked(&command, std::env::args_os().collect());
+    match command.try_get_matches_from(&words) {
         Ok(matches) => dispatch(&matches, exec),
         Err(error) => usage::answer(&error, &words),
     }

@@ -251,6 +251,22 @@ pub fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Longest text of one problem, cause or hint that is shown. What was typed stands in it, and
+/// may be anything a script put there.
+const MAX_SHOWN: usize = 4096;
+
+/// The text as it may be shown: what is too long has lost its middle, since it begins with
+/// what and ends with why.
+fn shown(text: &str) -> String {
+    let text = visible(text);
+    if text.len() <= MAX_SHOWN {
+        return text;
+    }
+    let head = text.floor_char_boundary(MAX_SHOWN / 2);
+    let tail = text.ceil_char_boundary(text.len() - MAX_SHOWN / 2);
+    format!("{} … {}", &text[..head], &text[tail..])
+}
+
 fn render(failure: &Failure, style: Style) -> String {
     let mut text = String::new();
     for problem in &failure.problems {
@@ -259,7 +275,7 @@ fn render(failure: &Failure, style: Style) -> String {
             "{}husk:{} {}",
             style.bad,
             style.off,
-            visible(&problem.what)
+            shown(&problem.what)
         );
         let mut said = problem.what.clone();
         let mut number = 0;
@@ -267,7 +283,7 @@ fn render(failure: &Failure, style: Style) -> String {
             // Many errors repeat their source; a line that says nothing new is left out.
             if !said.contains(cause.as_str()) {
                 number += 1;
-                let _ = writeln!(text, "  {number}: {}", visible(cause));
+                let _ = writeln!(text, "  {number}: {}", shown(cause));
                 said.clone_from(cause);
             }
         }
@@ -279,6 +295,7 @@ fn render(failure: &Failure, style: Style) -> String {
         }
     }
     for hint in hints {
+        let hint = shown(hint);
         let _ = writeln!(text, "{}hint:{} {hint}", style.strong, style.off);
     }
     text
@@ -288,6 +305,15 @@ fn render(failure: &Failure, style: Style) -> String {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+
+    #[test]
+    fn a_word_of_a_mebibyte_loses_its_middle() {
+        let word = "é".repeat(1 << 19);
+        let failure = Problem::new(format!("--memory {word}: unknown unit"));
+        let text = render(&Failure::operator([failure.hint(word)]), Style::PLAIN);
+        assert!(text.len() < 3 * MAX_SHOWN, "{} bytes", text.len());
+        assert!(text.starts_with("husk: --memory é") && text.contains(": unknown unit\n"));
+    }
 
     #[test]
     fn words_of_a_guest_are_no_escape_sequences() {

@@ -45,7 +45,7 @@ pub enum ImageError {
     Blob { digest: Digest, problem: BlobFault },
     #[error("cannot pull {name}")]
     Pull { name: String, source: PullError },
-    #[error("image {name} is not in the store")]
+    #[error("image '{name}' is not in the store")]
     NotKept { name: String },
 }
 
