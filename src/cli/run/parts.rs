@@ -3,6 +3,7 @@
 //! connection; and describes the machine and its command. Main thread.
 
 use super::RunRequest;
+use super::declared::Declared;
 use super::network;
 use super::session::window_size;
 use super::storage;
@@ -51,6 +52,7 @@ pub struct Parts {
     pub stop_signal: u8,
     /// The process that carries its network, under way.
     pub network: Option<network::Beside>,
+    pub declared: Declared,
 }
 
 pub fn gather(
@@ -77,13 +79,16 @@ pub fn gather(
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
     let equipment = storage::open(&request.storage, 1, &mut opened)?;
-    let network = network::gather(request, &mut opened)?;
+    let declared = Declared::of(&root.config, request)?;
+    let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
     start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;
     }
-    start.mounts = equipment.mounts;
+    // What is typed may lie in what the image declares, and not the other way round.
+    start.mounts = declared.mounts();
+    start.mounts.extend(equipment.mounts);
     let mut drives = vec![Drive {
         file: HostFile {
             path: root.path,
@@ -131,6 +136,7 @@ pub fn gather(
         opened,
         stop_signal,
         network: network.beside,
+        declared,
     })
 }
 
@@ -236,11 +242,16 @@ fn hostname(request: &RunRequest) -> String {
 
 /// What is written down of the machine.
 pub fn record(request: &RunRequest, parts: &Parts) -> Record {
-    let Parts { config, start, .. } = parts;
+    let Parts {
+        config,
+        start,
+        declared,
+        ..
+    } = parts;
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     Record {
         name: request.name.clone(),
-        labels: request.labels.clone(),
+        labels: declared.labels(request),
         image: request.image.clone(),
         command: start.argv.iter().map(text).collect(),
         detached: request.detach,
@@ -261,6 +272,9 @@ pub fn record(request: &RunRequest, parts: &Parts) -> Record {
         workdir: text(&start.cwd),
         hostname: start.hostname.clone(),
         vsock: request.vsock.as_ref().map(|path| absolute(path)),
+        ports: declared.ports(),
+        exposed: declared.exposed.clone(),
+        volumes: declared.volumes.clone(),
         ..Record::default()
     }
 }
