@@ -11,6 +11,8 @@ mod fetch;
 mod keeper;
 
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 mod tests;
 
 use super::crew;
