@@ -255,8 +255,7 @@ fn long_ways_walked_by_every_entry_end() {
     let entry = Tar::default()
         .long(b'L', format!("{way}f\0").as_bytes())
         .file("x", b"");
-    let mut tar = Tar::default();
-    tar.0 = entry.0.repeat(18_000);
+    let tar = Tar(entry.0.repeat(18_000));
     assert_eq!(Made::of([tar]).malformed(), Malformed::Steps);
 }
 
@@ -289,8 +288,7 @@ fn attributes_without_end_are_refused() {
     // Each allowed, and together more than the memory that is meant for them.
     let some = pax(&[("SCHILY.xattr.user.a", &"x".repeat(60_000))]);
     let entry = Tar::default().long(b'x', &some).file("f", b"");
-    let mut tar = Tar::default();
-    tar.0 = entry.0.repeat(1000);
+    let tar = Tar(entry.0.repeat(1000));
     let whole = tar.whole();
     // One layer ten times: the blob is one, and what is in it counts each time.
     let made = (0..10).fold(Made::new(), |made, _| made.blob(&whole, &whole));
