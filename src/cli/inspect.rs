@@ -39,6 +39,9 @@ fn document(found: &Found) -> Value {
         "image": record.image,
         "created": stamp(record.created),
         "state": state(found),
+        "ports": record.ports,
+        "exposed_ports": record.exposed,
+        "volumes": record.volumes,
         "process": {
             "command": record.command,
             "env": record.env,

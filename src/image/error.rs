@@ -122,6 +122,8 @@ pub enum Malformed {
     Compressed,
     #[error("it unpacks to more than it may")]
     Bomb,
+    #[error("its paths, with the links in them, are longer together than they may be")]
+    Steps,
     #[error("a device number is too large")]
     Device,
 }

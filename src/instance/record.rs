@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written down of a virtual machine: what it is, and how it ended. Plain data.
 
+use crate::config::net::Protocol;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -45,6 +47,21 @@ pub struct Record {
     pub hostname: String,
     /// Where the operator wants the guest's vsock ports to be reached as well.
     pub vsock: Option<PathBuf>,
+    /// Ports of the host that lead into the guest.
+    pub ports: Vec<Port>,
+    /// Ports the image says it listens on, `80/tcp` each.
+    pub exposed: Vec<String>,
+    /// Directories the image says it writes to, which have no volume of the operator's.
+    pub volumes: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// None is loopback, of both families where the host has them.
+    pub address: Option<IpAddr>,
+    pub host: u16,
+    pub guest: u16,
+    pub protocol: Protocol,
 }
 
 impl Record {

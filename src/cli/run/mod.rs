@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk run`: a command of an image, in a machine of its own.
 
+mod declared;
 mod detach;
 mod network;
 mod owner;
@@ -60,6 +61,10 @@ pub struct RunArgs {
     /// add /udp for datagrams
     #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
     publish: Vec<String>,
+    /// Lead a free port of the host's loopback address to each port the image exposes;
+    /// `husk ps` shows which
+    #[arg(short = 'P', long)]
+    publish_all: bool,
     /// Let the guest reach this host name, address or range, on PORT or all ports; may be
     /// repeated. Nothing else is reached
     #[arg(long, value_name = "HOST|CIDR[:PORT]")]

@@ -52,6 +52,8 @@ pub struct Publish {
 pub struct NetworkRequest {
     pub mode: Mode,
     pub publish: Vec<Publish>,
+    /// Also every port the image exposes.
+    pub publish_all: bool,
     pub allow: Vec<Rule>,
 }
 
@@ -65,7 +67,8 @@ impl NetworkRequest {
         });
         let stack = matches!(mode, Mode::User { .. } | Mode::Private(_));
         let shown = &args.network;
-        if !args.publish.is_empty() && !stack && mode_is_known(&args.network) {
+        let ports = args.publish_all || !args.publish.is_empty();
+        if ports && !stack && mode_is_known(&args.network) {
             note(
                 Problem::new(format!(
                     "--publish: --network {shown} has no ports of the host"
@@ -111,6 +114,7 @@ impl NetworkRequest {
         Self {
             mode,
             publish: ports,
+            publish_all: args.publish_all,
             allow: rules,
         }
     }

@@ -3,6 +3,7 @@
 //! connection; and describes the machine and its command. Main thread.
 
 use super::RunRequest;
+use super::declared::Declared;
 use super::network;
 use super::session::window_size;
 use super::storage;
@@ -55,6 +56,7 @@ pub struct Parts {
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
     pub seat: Option<Seat>,
+    pub declared: Declared,
 }
 
 pub fn gather(
@@ -81,13 +83,16 @@ pub fn gather(
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
     let equipment = storage::open(&request.storage, 1, &mut opened)?;
-    let network = network::gather(request, &mut opened)?;
+    let declared = Declared::of(&root.config, request)?;
+    let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
     start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;
     }
-    start.mounts = equipment.mounts;
+    // What is typed may lie in what the image declares, and not the other way round.
+    start.mounts = declared.mounts();
+    start.mounts.extend(equipment.mounts);
     let mut drives = vec![Drive {
         file: HostFile {
             path: root.path,
@@ -139,6 +144,7 @@ pub fn gather(
             shares: equipment.served,
         },
         seat: network.seat,
+        declared,
     })
 }
 
@@ -244,11 +250,16 @@ fn hostname(request: &RunRequest) -> String {
 
 /// What is written down of the machine.
 pub fn record(request: &RunRequest, parts: &Parts) -> Record {
-    let Parts { config, start, .. } = parts;
+    let Parts {
+        config,
+        start,
+        declared,
+        ..
+    } = parts;
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     Record {
         name: request.name.clone(),
-        labels: request.labels.clone(),
+        labels: declared.labels(request),
         image: request.image.clone(),
         command: start.argv.iter().map(text).collect(),
         detached: request.detach,
@@ -269,6 +280,9 @@ pub fn record(request: &RunRequest, parts: &Parts) -> Record {
         workdir: text(&start.cwd),
         hostname: start.hostname.clone(),
         vsock: request.vsock.as_ref().map(|path| absolute(path)),
+        ports: declared.ports(),
+        exposed: declared.exposed.clone(),
+        volumes: declared.volumes.clone(),
         ..Record::default()
     }
 }

@@ -49,6 +49,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         beside,
         seat,
         stop_signal: _,
+        declared: _,
     } = parts;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;

@@ -7,6 +7,8 @@
 
 use crate::image::error::ImageError;
 use crate::image::tree::Extent;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -56,6 +58,33 @@ impl Opened {
         ImageError::Changing {
             path: self.path.clone(),
         }
+    }
+
+    /// How much of a large piece's beginning is a hole of the host's file, and how much data
+    /// follows. Blocks of zeros that were packed are such holes: those a bomb is made of cost
+    /// no disk here either.
+    fn run(&self, piece: Extent) -> (u64, u64) {
+        let whole = (0, piece.len);
+        if piece.len <= COPIED_BY_KERNEL {
+            return whole;
+        }
+        let start = match rustix::fs::seek(&*self.file, SeekFrom::Data(piece.from)) {
+            Ok(start) => start - piece.from,
+            // Nothing but a hole up to the file's end; a file cut short is seen by its length.
+            Err(Errno::NXIO) if self.reaches(piece.from + piece.len) => piece.len,
+            Err(_) => return whole,
+        };
+        if start > 0 {
+            return (start.min(piece.len), 0);
+        }
+        match rustix::fs::seek(&*self.file, SeekFrom::Hole(piece.from)) {
+            Ok(end) if end > piece.from => (0, piece.len.min(end - piece.from)),
+            _ => whole,
+        }
+    }
+
+    fn reaches(&self, end: u64) -> bool {
+        rustix::fs::fstat(&*self.file).is_ok_and(|stat| stat.st_size.cast_unsigned() >= end)
     }
 
     /// What of the extents lies between two offsets of the file.
@@ -140,9 +169,19 @@ impl<'a> Region<'a> {
         for mut piece in source.pieces(0, len) {
             self.skip_to(start + piece.at)?;
             while piece.len > 0 {
-                let done = self.take_piece(source, piece)?;
-                piece.from += done;
-                piece.len -= done;
+                let (hole, data) = source.run(piece);
+                let done = match hole {
+                    0 => self.take_piece(source, Extent { len: data, ..piece })?,
+                    _ => {
+                        self.skip_to(start + piece.at + hole)?;
+                        hole
+                    }
+                };
+                piece = Extent {
+                    at: piece.at + done,
+                    from: piece.from + done,
+                    len: piece.len - done,
+                };
                 copied(done);
             }
         }

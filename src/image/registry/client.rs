@@ -58,6 +58,7 @@ impl Client {
             "docker.io" => DOCKER_HUB,
             host => host,
         };
+        crate::sys::names::look_up_without_modules();
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .build();
