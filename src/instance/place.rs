@@ -265,6 +265,7 @@ impl Place {
             return Err(PlaceError::Taken { name, id });
         }
         record.created = now();
+        record.protocol = husk_protocol::VERSION;
         record.pid = nix::unistd::getpid().as_raw();
         for _ in 0..ATTEMPTS {
             record.id = new_id().map_err(self.fail())?;

@@ -24,6 +24,8 @@ pub struct Record {
     pub command: Vec<String>,
     /// Nanoseconds since 1970.
     pub created: u64,
+    /// Of the protocol its guest's agent speaks.
+    pub protocol: u16,
     /// The process that owns the machine; trusted only while it holds the lock.
     pub pid: i32,
     pub detached: bool,
