@@ -4,7 +4,7 @@
 use super::exec::ExecArgs;
 use super::output::{ColorWhen, ExitStatus, Failure, Printer, Problem};
 use super::run::{KeepArgs, RunArgs};
-use super::{Cli, Globals, NetArgs, ShareArgs, VmmArgs};
+use super::{Cli, Globals, PartArgs};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args as _, Command, CommandFactory as _, ValueEnum as _};
 use std::ffi::OsString;
@@ -52,9 +52,9 @@ fn quick(words: &[OsString]) -> Option<ArgMatches> {
         "exec" => ExecArgs::augment_args(Command::new("exec")),
         "run" => RunArgs::augment_args(Command::new("run")),
         "keep" => KeepArgs::augment_args(Command::new("keep")),
-        "vmm" => VmmArgs::augment_args(Command::new("vmm")),
-        "share" => ShareArgs::augment_args(Command::new("share")),
-        "net" => NetArgs::augment_args(Command::new("net")),
+        "vmm" => PartArgs::augment_args(Command::new("vmm")),
+        "share" => PartArgs::augment_args(Command::new("share")),
+        "net" => PartArgs::augment_args(Command::new("net")),
         _ => return None,
     };
     Globals::augment_args(Command::new("husk"))
@@ -229,7 +229,7 @@ mod tests {
             "husk exec --color never web true",
             "husk run --no-color -d --name web dir:x sleep 9",
             "husk vmm --control 3",
-            "husk share --stream 3 --read-only /dir",
+            "husk share --control 3",
             "husk net --control 3",
         ] {
             let words = words(line);
