@@ -195,6 +195,9 @@ impl Place {
         if let (Some(record), None) = (&record, &told) {
             journal::note(&self.path, "die", record, Some(ended.code));
         }
+        if let Some(record) = &record {
+            unlink_vsock(record, dir);
+        }
         if record.as_ref().is_none_or(|record| record.remove) {
             self.discard(dir, id).map_err(self.fail())?;
             if let Some(record) = &record {
@@ -364,20 +367,10 @@ impl Claim {
         Ok(listener)
     }
 
-    /// The operator's own way to it goes when it goes.
-    fn unlink_vsock(&self) {
-        let Some(path) = &self.record.vsock else {
-            return;
-        };
-        if fs::read_link(path).is_ok_and(|target| target == self.dir.join(VSOCK)) {
-            let _ = fs::remove_file(path);
-        }
-    }
-
     /// Writes down how it ended, and takes everything else away; all, if nothing is kept.
     pub fn conclude(&self, ended: &Ended) -> Result<(), PlaceError> {
         journal::note(&self.place.path, "die", &self.record, Some(ended.code));
-        self.unlink_vsock();
+        unlink_vsock(&self.record, &self.dir);
         if self.record.remove {
             return self.forget();
         }
@@ -390,7 +383,7 @@ impl Claim {
 
     /// Takes all of it away, as if it had never been.
     pub fn forget(&self) -> Result<(), PlaceError> {
-        self.unlink_vsock();
+        unlink_vsock(&self.record, &self.dir);
         let _lock = self.place.lock()?;
         self.place
             .discard(&self.dir, &self.record.id)
@@ -425,6 +418,16 @@ fn link(socket: &Path, path: &Path) -> io::Result<()> {
     }
     fs::remove_file(path)?;
     std::os::unix::fs::symlink(socket, path)
+}
+
+/// The operator's own way to a machine goes when that goes.
+fn unlink_vsock(record: &Record, dir: &Path) {
+    let Some(path) = &record.vsock else {
+        return;
+    };
+    if fs::read_link(path).is_ok_and(|target| target == dir.join(VSOCK)) {
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn listen(dir: &Path, name: &str) -> io::Result<UnixListener> {

@@ -169,10 +169,7 @@ fn whichever_process_is_killed_nothing_is_left() {
         assert!(eventually(gone), "{victim}: something lives on");
         assert_eq!(daily.does(&["ps", "-q"]), "", "{victim}");
         assert!(!has_sockets(&daily), "{victim}: {:?}", daily.left());
-        if victim != "owner" {
-            // Of a killed owner the link stays, to nothing, until the next takes its place.
-            assert!(vsock.symlink_metadata().is_err(), "{victim}: its socket");
-        }
+        assert!(vsock.symlink_metadata().is_err(), "{victim}: its socket");
         std::net::TcpListener::bind(("127.0.0.1", port)).expect("its port is free");
         daily.does(&["rm", "box"]);
         assert!(daily.left().is_empty(), "{victim}: {:?}", daily.left());
