@@ -47,6 +47,39 @@ pub struct Record {
     pub hostname: String,
     /// Where the operator wants the guest's vsock ports to be reached as well.
     pub vsock: Option<PathBuf>,
+    pub mounts: Vec<Mounted>,
+    pub network: Networked,
+}
+
+/// What the guest finds besides its image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mounted {
+    /// volume, directory or tmpfs.
+    pub kind: String,
+    /// The volume's name, or the path on the host.
+    pub source: Option<String>,
+    pub target: String,
+    pub read_only: bool,
+}
+
+/// How the guest is reached, and on what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Networked {
+    /// As --network has it.
+    pub mode: String,
+    pub ports: Vec<Port>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Port {
+    pub address: String,
+    pub host: u16,
+    pub guest: u16,
+    /// tcp or udp.
+    pub protocol: String,
 }
 
 impl Record {

@@ -8,6 +8,7 @@ mod parts;
 mod request;
 mod session;
 pub mod storage;
+mod written;
 
 use super::host::Memory;
 use super::image::PullWhen;

@@ -144,6 +144,10 @@ fn whichever_process_is_killed_nothing_is_left() {
         let started = data(&words.iter().map(String::as_str).collect::<Vec<_>>());
         assert_eq!(started.code, 0, "{victim}: {started:?}");
         daily.wait_for("box", "ready");
+        let told = daily.inspect("box");
+        assert_eq!(told["mounts"][0]["source"], share.to_str().expect("a path"));
+        assert_eq!(told["mounts"][1]["kind"], "volume");
+        assert_eq!(told["network"]["ports"][0]["host"], port);
         let owner = daily.pid("box", "owner_pid");
         let all = children(owner);
         let pid = match victim {

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is written down of a machine when it starts, for every verb that asks later. Main
+//! thread.
+
+use super::RunRequest;
+use super::network::{Mode, NetworkRequest, Publish};
+use super::parts::Parts;
+use super::storage::{Attach, What};
+use crate::config::net::Protocol;
+use crate::instance::record::{Mounted, Networked, Port, Record};
+use crate::units::Variant;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// What is written down of the machine.
+pub fn record(request: &RunRequest, parts: &Parts) -> Record {
+    let Parts { config, start, .. } = parts;
+    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+    Record {
+        name: request.name.clone(),
+        labels: request.labels.clone(),
+        image: request.image.clone(),
+        command: start.argv.iter().map(text).collect(),
+        detached: request.detach,
+        remove: request.remove,
+        tty: start.terminal.is_some(),
+        interactive: start.stdin,
+        stop_signal: parts.stop_signal,
+        cpus: config.cpus,
+        memory: config.memory,
+        kernel: config.boot.kernel.path.display().to_string(),
+        ring: config.boot.variant.map(|variant| match variant {
+            Variant::Ring3 => 3,
+            Variant::Ring0 => 0,
+        }),
+        jail: config.jail,
+        env: start.env.iter().map(text).collect(),
+        user: start.user.clone(),
+        workdir: text(&start.cwd),
+        hostname: start.hostname.clone(),
+        vsock: request.vsock.as_ref().map(|path| absolute(path)),
+        mounts: request.storage.mounts.iter().map(mounted).collect(),
+        network: networked(&request.network),
+        ..Record::default()
+    }
+}
+
+fn mounted(attach: &Attach) -> Mounted {
+    let (kind, source) = match &attach.what {
+        What::Volume(name) => ("volume", Some(name.clone())),
+        What::Directory(path) => ("directory", Some(absolute(path).display().to_string())),
+        What::Memory(_) => ("tmpfs", None),
+    };
+    Mounted {
+        kind: kind.into(),
+        source,
+        target: attach.target.clone(),
+        read_only: attach.read_only,
+    }
+}
+
+fn networked(request: &NetworkRequest) -> Networked {
+    let port = |publish: &Publish| Port {
+        address: publish
+            .address
+            .unwrap_or(Ipv4Addr::LOCALHOST.into())
+            .to_string(),
+        host: publish.host,
+        guest: publish.guest,
+        protocol: match publish.protocol {
+            Protocol::Tcp => "tcp".into(),
+            Protocol::Udp => "udp".into(),
+        },
+    };
+    Networked {
+        mode: match &request.mode {
+            Mode::User { open: false } => "user".into(),
+            Mode::User { open: true } => "open".into(),
+            Mode::None => "none".into(),
+            Mode::Tap(name) => format!("tap:{name}"),
+            Mode::Bridge(name) => format!("bridge:{name}"),
+            Mode::Private(name) => format!("net:{name}"),
+        },
+        ports: request.publish.iter().map(port).collect(),
+    }
+}
+
+/// Whoever keeps the machine later may have another working directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
