@@ -90,7 +90,12 @@ fn last_name(path: &str) -> Option<&OsStr> {
 }
 
 fn into(from: &str, machine: &str, path: &str) -> Result<ExitStatus, Failure> {
-    let ask = || own(&place()?, machine, &[b"extract", path.as_bytes()], true);
+    let words: [&[u8]; 3] = [b"extract", path.as_bytes(), b"contents"];
+    let words = match is_contents(from) {
+        true => &words[..],
+        false => &words[..2],
+    };
+    let ask = || own(&place()?, machine, words, true);
     if from == "-" {
         return guest::converse(ask()?, guest::streams(true)?, false);
     }
@@ -136,13 +141,18 @@ fn with_thread<T: Send>(
     Ok((outcome.code(), done))
 }
 
+/// A directory that is named by what it holds.
+fn is_contents(from: &str) -> bool {
+    from == "." || from.ends_with("/.")
+}
+
 /// Sends a file or a directory of the host.
 fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
     let mut builder = tar::Builder::new(writer);
     builder.follow_symlinks(false);
     let path = Path::new(from);
     let name = match path.components().next_back() {
-        Some(Component::Normal(name)) if !from.as_bytes().ends_with(b"/.") => name,
+        Some(Component::Normal(name)) if !is_contents(from) => name,
         _ => OsStr::new("."),
     };
     if directory {
