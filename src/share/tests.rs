@@ -407,8 +407,8 @@ fn places_beyond_the_descriptors_are_found_again() {
         &[Ok("3".into()), Err(libc::ESTALE)],
     ];
     for round in 0..4 {
-        for index in 10..60 {
-            content(&mut share, all[index]).expect("there");
+        for node in &all[10..] {
+            content(&mut share, *node).expect("there");
         }
         for (index, right) in (1..).zip(right) {
             let text = content(&mut share, all[index]);
