@@ -7,17 +7,15 @@
 mod unpack;
 
 use super::exec::own;
-use super::guest::{self, drive};
+use super::guest::{self, Call, drive};
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::place;
 use super::signals::Signals;
 use crate::instance::session::Streams;
 use anyhow::Context as _;
-use husk_protocol::Start;
 use std::ffi::OsStr;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::UnixStream;
 use std::path::{Component, Path};
 use std::thread;
 
@@ -62,9 +60,9 @@ fn guest_path(text: &str) -> Option<(&str, &str)> {
 }
 
 fn out(machine: &str, path: &str, to: &str, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let (stream, start) = own(&place()?, machine, &[b"archive", path.as_bytes()])?;
+    let call = own(&place()?, machine, &[b"archive", path.as_bytes()], false)?;
     if to == "-" {
-        return guest::converse(stream, start, guest::streams(false)?, false);
+        return guest::converse(call, guest::streams(false)?, false);
     }
     let target = unpack::Target::open(Path::new(to), last_name(path))?;
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
@@ -73,9 +71,7 @@ fn out(machine: &str, path: &str, to: &str, printer: &Printer) -> Result<ExitSta
         stdout: Some(writer.into()),
         ..guest::streams(false)?
     };
-    let (code, unpacked) = with_thread(stream, start, streams, move || {
-        unpack::unpack(reader, &target)
-    })?;
+    let (code, unpacked) = with_thread(call, streams, move || unpack::unpack(reader, &target))?;
     let skipped = unpacked?;
     for line in &skipped {
         printer.talk(&format!("husk: {line}\n"));
@@ -94,21 +90,24 @@ fn last_name(path: &str) -> Option<&OsStr> {
 }
 
 fn into(from: &str, machine: &str, path: &str) -> Result<ExitStatus, Failure> {
-    let (stream, mut start) = own(&place()?, machine, &[b"extract", path.as_bytes()])?;
-    start.stdin = true;
+    let words: [&[u8]; 3] = [b"extract", path.as_bytes(), b"contents"];
+    let words = match is_contents(from) {
+        true => &words[..],
+        false => &words[..2],
+    };
+    let ask = || own(&place()?, machine, words, true);
     if from == "-" {
-        return guest::converse(stream, start, guest::streams(true)?, false);
+        return guest::converse(ask()?, guest::streams(true)?, false);
     }
     // Missing is told before the guest is asked.
     let meta = std::fs::metadata(from)
         .map_err(|error| Problem::new(format!("cannot copy {from}")).because(&error))?;
+    let call = ask()?;
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
     let streams = input(reader)?;
     let from = from.to_owned();
     let directory = meta.is_dir();
-    let (code, packed) = with_thread(stream, start, streams, move || {
-        pack(&from, directory, writer)
-    })?;
+    let (code, packed) = with_thread(call, streams, move || pack(&from, directory, writer))?;
     match (code, packed) {
         (0, Ok(())) => Ok(ExitStatus::Success),
         (_, Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -127,20 +126,24 @@ fn input(reader: PipeReader) -> anyhow::Result<Streams> {
 
 /// A session on this thread, and its other end on another.
 fn with_thread<T: Send>(
-    stream: UnixStream,
-    start: Start,
+    call: Call,
     streams: Streams,
     work: impl FnOnce() -> T + Send,
 ) -> Result<(u8, T), Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let (result, done) = thread::scope(|scope| {
         let working = scope.spawn(work);
-        let result = drive(stream, start, streams, &signals, false);
+        let result = drive(call, streams, &signals, false);
         (result, working.join())
     });
     let outcome = result.map_err(|error| guest::failure(&error))?;
     let done = done.map_err(|_| anyhow::anyhow!("copying failed"))?;
     Ok((outcome.code(), done))
+}
+
+/// A directory that is named by what it holds.
+fn is_contents(from: &str) -> bool {
+    from == "." || from.ends_with("/.")
 }
 
 /// Sends a file or a directory of the host.
@@ -149,7 +152,7 @@ fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
     builder.follow_symlinks(false);
     let path = Path::new(from);
     let name = match path.components().next_back() {
-        Some(Component::Normal(name)) if !from.as_bytes().ends_with(b"/.") => name,
+        Some(Component::Normal(name)) if !is_contents(from) => name,
         _ => OsStr::new("."),
     };
     if directory {

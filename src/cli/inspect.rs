@@ -58,6 +58,8 @@ fn document(found: &Found) -> Value {
             "memory": record.memory,
             "hostname": record.hostname,
         },
+        "mounts": record.mounts,
+        "network": record.network,
         "host": {
             "detached": record.detached,
             "removed_at_end": record.remove,

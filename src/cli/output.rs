@@ -251,20 +251,21 @@ pub fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Longest text of one problem, cause or hint that is shown. What was typed stands in it, and
-/// may be anything a script put there.
+/// Letters of one problem, cause or hint that are shown. What was typed stands in it, and may
+/// be anything a script put there.
 const MAX_SHOWN: usize = 4096;
 
 /// The text as it may be shown: what is too long has lost its middle, since it begins with
 /// what and ends with why.
 fn shown(text: &str) -> String {
     let text = visible(text);
-    if text.len() <= MAX_SHOWN {
+    let count = text.chars().count();
+    if count <= MAX_SHOWN {
         return text;
     }
-    let head = text.floor_char_boundary(MAX_SHOWN / 2);
-    let tail = text.ceil_char_boundary(text.len() - MAX_SHOWN / 2);
-    format!("{} … {}", &text[..head], &text[tail..])
+    let head = text.chars().take(MAX_SHOWN / 2);
+    let tail = text.chars().skip(count - MAX_SHOWN / 2);
+    head.chain(" … ".chars()).chain(tail).collect()
 }
 
 fn render(failure: &Failure, style: Style) -> String {
@@ -311,7 +312,7 @@ mod tests {
         let word = "é".repeat(1 << 19);
         let failure = Problem::new(format!("--memory {word}: unknown unit"));
         let text = render(&Failure::operator([failure.hint(word)]), Style::PLAIN);
-        assert!(text.len() < 3 * MAX_SHOWN, "{} bytes", text.len());
+        assert!(text.chars().count() < 3 * MAX_SHOWN, "{} bytes", text.len());
         assert!(text.starts_with("husk: --memory é") && text.contains(": unknown unit\n"));
     }
 

@@ -26,6 +26,8 @@ pub struct Record {
     pub command: Vec<String>,
     /// Nanoseconds since 1970.
     pub created: u64,
+    /// Of the protocol its guest's agent speaks.
+    pub protocol: u16,
     /// The process that owns the machine; trusted only while it holds the lock.
     pub pid: i32,
     pub detached: bool,
@@ -53,6 +55,9 @@ pub struct Record {
     pub exposed: Vec<String>,
     /// Directories the image says it writes to, which have no volume of the operator's.
     pub volumes: Vec<String>,
+    pub mounts: Vec<Mounted>,
+    /// As --network has it.
+    pub network: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +67,18 @@ pub struct Port {
     pub host: u16,
     pub guest: u16,
     pub protocol: Protocol,
+}
+
+/// What the guest finds besides its image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mounted {
+    /// volume, directory or tmpfs.
+    pub kind: String,
+    /// The volume's name, or the path on the host.
+    pub source: Option<String>,
+    pub target: String,
+    pub read_only: bool,
 }
 
 impl Record {

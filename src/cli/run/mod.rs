@@ -9,6 +9,7 @@ mod parts;
 mod request;
 mod session;
 pub mod storage;
+mod written;
 
 use super::host::Memory;
 use super::image::PullWhen;

@@ -152,6 +152,7 @@ pub fn drive(
         Session {
             agent: operator.agent,
             start: operator.start,
+            greeted: false,
             streams: operator.streams,
             machine: Some(&owned.machine.control),
             signals: operator.signals,

@@ -7,6 +7,7 @@ use super::declared::Declared;
 use super::network;
 use super::session::window_size;
 use super::storage;
+pub use super::written::record;
 use crate::cli::host::cache_dir;
 use crate::cli::image::{Bars, problem as image_problem};
 use crate::cli::kernel;
@@ -19,7 +20,6 @@ use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
 use crate::instance::beside;
-use crate::instance::record::Record;
 use crate::instance::seat::Seat;
 use crate::units::Variant;
 use anyhow::Context as _;
@@ -246,50 +246,6 @@ fn start(request: &RunRequest, root: &RootFs) -> Result<Start, Problem> {
 fn hostname(request: &RunRequest) -> String {
     let name = request.hostname.as_ref().or(request.name.as_ref());
     name.cloned().unwrap_or_else(|| "husk".into())
-}
-
-/// What is written down of the machine.
-pub fn record(request: &RunRequest, parts: &Parts) -> Record {
-    let Parts {
-        config,
-        start,
-        declared,
-        ..
-    } = parts;
-    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
-    Record {
-        name: request.name.clone(),
-        labels: declared.labels(request),
-        image: request.image.clone(),
-        command: start.argv.iter().map(text).collect(),
-        detached: request.detach,
-        remove: request.remove,
-        tty: start.terminal.is_some(),
-        interactive: start.stdin,
-        stop_signal: parts.stop_signal,
-        cpus: config.cpus,
-        memory: config.memory,
-        kernel: config.boot.kernel.path.display().to_string(),
-        ring: config.boot.variant.map(|variant| match variant {
-            Variant::Ring3 => 3,
-            Variant::Ring0 => 0,
-        }),
-        jail: config.jail,
-        env: start.env.iter().map(text).collect(),
-        user: start.user.clone(),
-        workdir: text(&start.cwd),
-        hostname: start.hostname.clone(),
-        vsock: request.vsock.as_ref().map(|path| absolute(path)),
-        ports: declared.ports(),
-        exposed: declared.exposed.clone(),
-        volumes: declared.volumes.clone(),
-        ..Record::default()
-    }
-}
-
-/// Whoever keeps the machine later may have another working directory.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A line of the kernel's log as a name in the trace.

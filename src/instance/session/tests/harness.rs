@@ -310,6 +310,7 @@ impl Bench {
                 Session {
                     agent,
                     start,
+                    greeted: false,
                     streams,
                     machine: Some(&Control(ours)),
                     company: None,
