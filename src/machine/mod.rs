@@ -15,6 +15,7 @@ pub use outcome::Outcome;
 use crate::control::{End, RoundTrips};
 use crate::devices::balloon;
 use crate::devices::console_log::ConsoleLog;
+use crate::devices::net;
 use crate::devices::serial::Serial;
 use crate::events::Source;
 use crate::kvm::Vm;
@@ -32,6 +33,7 @@ pub struct Machine {
     variant: Variant,
     sources: Vec<Arc<dyn Source>>,
     balloon: Option<Arc<balloon::Control>>,
+    net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -42,6 +44,7 @@ pub struct Running {
     _threads: Vec<JoinHandle<()>>,
     shared: Arc<vcpu::Shared>,
     balloon: Option<Arc<balloon::Control>>,
+    net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -69,6 +72,7 @@ impl Machine {
             _threads: threads,
             shared: self.shared,
             balloon: self.balloon,
+            net: self.net,
             serial: self.serial,
             log: self.log,
         })
@@ -96,6 +100,11 @@ impl Running {
     /// do without.
     pub fn balloon(&self) -> Option<&balloon::Control> {
         self.balloon.as_deref()
+    }
+
+    /// What went through the machine's network interface, if it has one.
+    pub fn net(&self) -> Option<&net::Counters> {
+        self.net.as_deref()
     }
 
     /// The console's last lines.
