@@ -10,6 +10,7 @@ mod daily;
 mod disks;
 mod execs;
 mod exit;
+mod filters;
 mod kernel_paths;
 mod killed;
 mod lanes;
