@@ -12,6 +12,7 @@ mod dns;
 mod flows;
 mod frame;
 mod ground;
+mod inquiry;
 mod peers;
 pub mod policy;
 mod stack;
