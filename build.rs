@@ -10,12 +10,15 @@ use std::process::{Command, ExitCode};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The agent brings its own start files and is never relocated.
-const FLAGS: [&str; 4] = [
+const FLAGS: [&str; 5] = [
     "-Ctarget-feature=+crt-static",
     "-Crelocation-model=static",
     "-Clink-arg=-Wl,-z,norelro",
     "-Clink-arg=-Wl,--build-id=none",
+    // With the script named below.
+    "-Clink-arg=-Wl,--no-eh-frame-hdr",
 ];
+const LINK_SCRIPT: &str = "guest/agent/link.ld";
 
 fn main() -> ExitCode {
     for path in [
@@ -43,6 +46,11 @@ fn main() -> ExitCode {
 fn build() -> Result<PathBuf, String> {
     let variable = |name| env::var(name).map_err(|_| format!("cargo did not set {name}"));
     let target_dir = PathBuf::from(variable("OUT_DIR")?).join("agent");
+    let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let script = root.join(LINK_SCRIPT);
+    let script = format!("-Clink-arg=-Wl,-T,{}", script.display());
+    let flags = FLAGS.iter().copied().chain([&*script]);
+    let flags: Vec<&str> = flags.collect();
     let status = Command::new(variable("CARGO")?)
         .args(["build", "--quiet", "--locked", "--package", "husk-agent"])
         .args([
@@ -55,8 +63,8 @@ fn build() -> Result<PathBuf, String> {
         ])
         .arg("--target-dir")
         .arg(&target_dir)
-        .current_dir(variable("CARGO_MANIFEST_DIR")?)
-        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
+        .current_dir(&root)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // clippy and coverage tools wrap the compiler of the workspace that runs us.
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTFLAGS")

@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize};
 /// Longest message either side accepts, in bytes.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
+/// Longest configuration of a process beside a machine: `husk net`, `husk share`.
+pub const MAX_COMPANION: usize = 128 << 10;
+/// What such a process answers to its configuration when it works; else, what is wrong.
+pub const READY: &[u8] = b"ready";
+
 /// The mark at which the guest begins: nothing in it can be older.
 pub const FIRST_INSTRUCTION: &str = "first guest instruction";
 

@@ -46,7 +46,6 @@ use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Gives every service a virtual machine and a Linux kernel of its own, and makes that
@@ -93,39 +92,15 @@ enum Verb {
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
     Keep(run::KeepArgs),
-    Vmm(VmmArgs),
-    Share(ShareArgs),
-    Net(NetArgs),
+    Vmm(PartArgs),
+    Net(PartArgs),
+    Share(PartArgs),
 }
 
-/// Runs a guest; how husk starts itself, not for people.
+/// A part of a machine, in a process of its own; how husk starts itself, not for people.
 #[derive(Debug, clap::Args)]
 #[command(hide = true)]
-struct VmmArgs {
-    /// The descriptor of the control socket.
-    #[arg(long)]
-    control: RawFd,
-}
-
-/// Serves a directory to a guest; how husk starts itself, not for people.
-#[derive(Debug, clap::Args)]
-#[command(hide = true)]
-struct ShareArgs {
-    /// The descriptor of the machine's stream.
-    #[arg(long)]
-    stream: RawFd,
-    #[arg(long)]
-    read_only: bool,
-    /// This process knows every id of the host's.
-    #[arg(long)]
-    all_ids: bool,
-    directory: PathBuf,
-}
-
-/// Carries a guest's network; how husk starts itself, not for people.
-#[derive(Debug, clap::Args)]
-#[command(hide = true)]
-struct NetArgs {
+struct PartArgs {
     /// The descriptor of the control socket.
     #[arg(long)]
     control: RawFd,
@@ -160,12 +135,9 @@ impl Verb {
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),
             Self::Keep(args) => Ok(run::keep(&args)),
-            Self::Share(args) => {
-                let code = share::run(args.stream, &args.directory, args.read_only, args.all_ids);
-                Ok(ExitStatus::Code(code))
-            }
             Self::Vmm(args) => Ok(ExitStatus::Code(vmm::run(args.control))),
             Self::Net(args) => Ok(ExitStatus::Code(net::user::run(args.control))),
+            Self::Share(args) => Ok(ExitStatus::Code(share::run(args.control))),
         }
     }
 }

@@ -82,6 +82,18 @@ pub struct Share {
     pub read_only: bool,
 }
 
+/// What `husk share` is to serve; its first message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    /// An absolute path without links.
+    pub directory: PathBuf,
+    pub read_only: bool,
+    /// The process knows every id of the host's; where it was started by root.
+    pub all_ids: bool,
+    /// Its end of the machine's stream.
+    pub stream: RawFd,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vsock {
     /// The guest's context id, 3 or more.

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A running virtual machine seen from outside its jail.
 
+pub mod beside;
 pub mod call;
 pub mod desk;
 pub mod journal;
 pub mod logs;
-pub mod network;
 mod place;
 pub mod record;
+pub mod seat;
 pub mod session;
-pub mod share;
 mod spawn;
 
 pub use place::{Claim, Found, Place, PlaceError};

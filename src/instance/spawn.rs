@@ -84,7 +84,14 @@ impl Spawned {
 /// Starts the machine `config` describes. Every descriptor it names must be open in this
 /// process, under that number, until this returns.
 pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
-    let (ours, child) = start("vmm", descriptors(config), config.jail, false)?;
+    let birth = Part {
+        verb: "vmm",
+        keep: descriptors(config),
+        namespaces: config.jail,
+        host_network: false,
+        all_ids: false,
+    };
+    let (ours, child) = birth.start()?;
     let text = serde_json::to_vec(config).map_err(|error| SpawnError::Process(error.into()))?;
     ours.send(&text).map_err(SpawnError::Configuration)?;
     Ok(Spawned {
@@ -94,51 +101,53 @@ pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
     })
 }
 
-/// Starts this program again as the hidden verb `verb`, with these descriptors and one end
-/// of a control socket.
-pub(super) fn start(
-    verb: &str,
-    mut keep: Vec<RawFd>,
-    jail: bool,
-    host_network: bool,
-) -> Result<(SeqPacket, Child), SpawnError> {
-    let program = program().map_err(SpawnError::Program)?;
-    let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
-    let number = theirs.as_fd().as_raw_fd();
-    let arguments: Vec<CString> = ["husk", verb, "--control", &number.to_string()]
-        .into_iter()
-        .filter_map(|argument| CString::new(argument).ok())
-        .collect();
-    keep.push(number);
-    let child = namespaces::spawn(&Birth {
-        program: &program,
-        arguments: &arguments,
-        keep: &keep,
-        namespaces: jail,
-        all_ids: false,
-        host_network,
-    })
-    .map_err(|error| match jail {
-        true => SpawnError::Namespaces(error),
-        false => SpawnError::Process(error),
-    })?;
-    Ok((ours, child))
+/// A part of a machine that is a process of its own: this program again, as a hidden verb.
+pub(super) struct Part {
+    pub verb: &'static str,
+    /// What it inherits besides its control socket.
+    pub keep: Vec<RawFd>,
+    /// As in `Birth`.
+    pub namespaces: bool,
+    pub host_network: bool,
+    pub all_ids: bool,
 }
 
-/// A process that is to own a machine when this one is gone: this program again, with the
-/// descriptors of `config`, those of `further`, and no others.
-pub fn spawn_owner(
-    arguments: &[CString],
-    config: &VmConfig,
-    further: &[RawFd],
-) -> Result<OwnedFd, SpawnError> {
+impl Part {
+    /// Starts it; returns this end of its control socket.
+    pub fn start(self) -> Result<(SeqPacket, Child), SpawnError> {
+        let program = program().map_err(SpawnError::Program)?;
+        let (ours, theirs) = SeqPacket::pair().map_err(SpawnError::Process)?;
+        let number = theirs.as_fd().as_raw_fd();
+        let arguments: Vec<CString> = ["husk", self.verb, "--control", &number.to_string()]
+            .into_iter()
+            .filter_map(|argument| CString::new(argument).ok())
+            .collect();
+        let mut keep = self.keep;
+        keep.push(number);
+        let child = namespaces::spawn(&Birth {
+            program: &program,
+            arguments: &arguments,
+            keep: &keep,
+            namespaces: self.namespaces,
+            all_ids: self.all_ids,
+            host_network: self.host_network,
+        })
+        .map_err(|error| match self.namespaces {
+            true => SpawnError::Namespaces(error),
+            false => SpawnError::Process(error),
+        })?;
+        Ok((ours, child))
+    }
+}
+
+/// A process that is to own a machine when this one is gone: this program again, with these
+/// descriptors and no others.
+pub fn spawn_owner(arguments: &[CString], keep: &[RawFd]) -> Result<OwnedFd, SpawnError> {
     let program = program().map_err(SpawnError::Program)?;
-    let mut keep = descriptors(config);
-    keep.extend(further);
     let birth = Birth {
         program: &program,
         arguments,
-        keep: &keep,
+        keep,
         namespaces: false,
         all_ids: false,
         host_network: false,
@@ -148,7 +157,7 @@ pub fn spawn_owner(
 }
 
 /// This program, to be started again.
-pub(super) fn program() -> io::Result<OwnedFd> {
+fn program() -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     Ok(open("/proc/self/exe", flags, Mode::empty())?)
 }

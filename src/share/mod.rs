@@ -13,11 +13,13 @@ mod table;
 mod tests;
 mod wire;
 
+use crate::config::Served;
+use crate::control::{MAX_COMPANION, READY};
 use crate::sys::descriptors::Inherited;
+use crate::sys::seqpacket::SeqPacket;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use table::Table;
 use wire::Request;
 
@@ -26,38 +28,49 @@ pub use operation::Server;
 /// Longest request taken, and longest answer given: as in the device at the other end.
 const MAX_MESSAGE: usize = (1 << 20) + 4096;
 
-/// Serves `directory` on descriptor `stream`. Before the first request it says in one frame
-/// that it is ready, by no bytes, or in bytes what went wrong. Returns the exit code.
-pub fn run(stream: RawFd, directory: &Path, read_only: bool, all_ids: bool) -> u8 {
-    let mut stream = match Inherited::default().take(stream) {
-        Ok(fd) => UnixStream::from(fd),
-        Err(_) => {
-            eprintln!("husk: share: it is started by husk run, not by hand");
-            return 2;
-        }
+/// Serves what the first message on descriptor `control` says. An answer on that socket says
+/// that it works, or why not. Returns the exit code, once the machine's stream ends.
+pub fn run(control: RawFd) -> u8 {
+    let mut inherited = Inherited::default();
+    let Ok(socket) = inherited.take(control).map(SeqPacket::from_fd) else {
+        eprintln!("husk: share: it is started by husk run, not by hand");
+        return 2;
     };
-    let entered = jail::enter(directory, read_only).and_then(|doors| {
-        let table = Table::new(doors.root, doors.descriptors)?;
-        Ok(Server::new(
-            table,
-            doors.own_descriptors,
-            read_only,
-            all_ids,
-        ))
-    });
-    match entered {
-        Ok(mut server) => {
-            if answer(&mut stream, &[]).is_ok() {
-                // However it ends, the other side is gone or does not make sense.
-                let _ = serve(&mut stream, &mut server);
-            }
+    match begin(&socket, &mut inherited) {
+        Ok(Some((mut stream, mut server))) => {
+            let _ = socket.send(READY);
+            drop(socket);
+            // However it ends, the other side is gone or does not make sense.
+            let _ = serve(&mut stream, &mut server);
             0
         }
+        Ok(None) => 0,
         Err(error) => {
-            let _ = answer(&mut stream, error.to_string().as_bytes());
+            let _ = socket.send(error.to_string().as_bytes());
             1
         }
     }
+}
+
+/// None: whoever started this is gone.
+fn begin(
+    socket: &SeqPacket,
+    inherited: &mut Inherited,
+) -> io::Result<Option<(UnixStream, Server)>> {
+    let Some(text) = socket.recv(MAX_COMPANION)? else {
+        return Ok(None);
+    };
+    let config: Served = serde_json::from_slice(&text)?;
+    let stream = UnixStream::from(inherited.take(config.stream)?);
+    let doors = jail::enter(&config.directory, config.read_only)?;
+    let table = Table::new(doors.root, doors.descriptors)?;
+    let server = Server::new(
+        table,
+        doors.own_descriptors,
+        config.read_only,
+        config.all_ids,
+    );
+    Ok(Some((stream, server)))
 }
 
 /// Answers requests until the stream ends.
@@ -87,10 +100,4 @@ pub fn serve(stream: &mut UnixStream, server: &mut Server) -> io::Result<()> {
         }
         stream.write_all(&reply)?;
     }
-}
-
-fn answer(stream: &mut UnixStream, bytes: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-    stream.write_all(&length.to_le_bytes())?;
-    stream.write_all(bytes)
 }

@@ -3,7 +3,7 @@
 //! verb `keep`, and waits for word that the command runs. Main thread of either.
 
 use super::RunRequest;
-use super::owner::{self, Operator};
+use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
@@ -13,6 +13,7 @@ use crate::cli::signals::Signals;
 use crate::cli::trace::{Mark, Waterfall};
 use crate::config::VmConfig;
 use crate::instance;
+use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::session::{Event, Streams};
 use crate::sys::descriptors::Inherited;
@@ -46,6 +47,7 @@ struct Parcel {
     place: PathBuf,
     record: Record,
     config: VmConfig,
+    beside: beside::Plan,
     agent: RawFd,
     /// The frame of the `Start`, too long for JSON's liking.
     start: RawFd,
@@ -130,6 +132,7 @@ fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Resu
         report: theirs.as_fd().as_raw_fd(),
         timeout: request.timeout,
         config: parts.config,
+        beside: parts.beside,
     };
     let text = memory_file(&serde_json::to_vec(&parcel)?)?;
     let number = text.as_raw_fd();
@@ -137,9 +140,14 @@ fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Resu
         .into_iter()
         .map(CString::new)
         .collect::<Result<Vec<_>, _>>()?;
-    let further = [number, parcel.agent, parcel.start, parcel.report];
-    instance::spawn_owner(&arguments, &parcel.config, &further)
-        .context("cannot start the machine's owner")?;
+    let mut keep = vec![number, parcel.agent, parcel.start, parcel.report];
+    keep.extend(instance::descriptors(&parcel.config));
+    keep.extend(parcel.beside.descriptors());
+    instance::spawn_owner(&arguments, &keep).context("cannot start the machine's owner")?;
+    // The owner gives it back.
+    if let Some(seat) = parts.seat {
+        seat.hand_over();
+    }
     drop(parts.opened);
     Ok(ours)
 }
@@ -175,13 +183,20 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
     let agent: OwnedFd = inherited.take(parcel.agent)?;
     let start = start_of(inherited.take(parcel.start)?)?;
     let mut opened = Opened::default();
-    for fd in instance::descriptors(&parcel.config) {
+    let machine = instance::descriptors(&parcel.config);
+    for fd in machine.into_iter().chain(parcel.beside.descriptors()) {
         opened.keep(inherited.take(fd)?);
     }
     // The folder the operator typed in must not be held.
     std::env::set_current_dir("/")?;
     let signals = Signals::catch()?;
-    let owned = owner::start(&parcel.place, parcel.record, parcel.config, opened);
+    let whole = Whole {
+        record: parcel.record,
+        config: parcel.config,
+        beside: parcel.beside,
+        opened,
+    };
+    let owned = owner::start(&parcel.place, whole);
     let mut owned = match owned {
         Ok(owned) => owned,
         Err(failure) => return Ok(refuse(&report, &failure, String::new())),
@@ -212,7 +227,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
         return Ok(refuse(report, &owner::failure(error), console));
     }
     let ended = owner::ended(&result);
-    owned.desk.conclude(&ended);
+    owned.conclude(&ended);
     Ok(ended.code)
 }
 

@@ -6,10 +6,10 @@ use super::{RunArgs, RunRequest};
 use crate::cli::launch::Opened;
 use crate::cli::output::{Failure, Problem};
 use crate::config::net::{
-    Addresses, Destination, MAX_PUBLISHED, MAX_RULES, MacAddr, Net, NetLink, Protocol, Published,
-    Rule, UserNet,
+    Addresses, Destination, MAX_PUBLISHED, MAX_RULES, MacAddr, Membership, Net, NetLink, Protocol,
+    Published, Rule, UserNet,
 };
-use crate::instance::network::{Network, Place};
+use crate::instance::seat::{Seat, SeatError};
 use crate::net::Frames;
 use crate::sys::tap;
 use crate::units::ByteSize;
@@ -287,24 +287,13 @@ fn name(text: &str) -> Option<Destination> {
 pub struct Gathered {
     pub card: Option<Net>,
     pub guest: Option<guest::Network>,
-    pub beside: Option<Beside>,
+    /// What the process that carries it is to be; its descriptors are in `opened`.
+    pub user: Option<UserNet>,
+    /// Its seat on a private network, until somebody started that process.
+    pub seat: Option<Seat>,
 }
 
-/// What lives beside the machine for the sake of its network.
-pub struct Beside {
-    process: Network,
-    _place: Option<Place>,
-}
-
-impl Beside {
-    pub fn ready(&self) -> Result<(), Problem> {
-        self.process
-            .ready()
-            .map_err(|error| Problem::new("the guest's network cannot be carried").because(&error))
-    }
-}
-
-/// Opens what the network takes, and starts the process that carries it.
+/// Opens what the network takes.
 pub fn gather(request: &RunRequest, opened: &mut Opened) -> Result<Gathered, Failure> {
     match &request.network.mode {
         Mode::None => Ok(Gathered::default()),
@@ -313,16 +302,24 @@ pub fn gather(request: &RunRequest, opened: &mut Opened) -> Result<Gathered, Fai
         Mode::User { open } => over_stack(request, *open, None, opened),
         Mode::Private(name) => {
             let hostname = request.hostname.as_deref().unwrap_or("husk");
-            let place = Place::take(&private_folder(name)?, hostname).map_err(|error| {
+            let (seat, held) = Seat::take(&private_folder(name)?, hostname).map_err(|error| {
                 let problem = Problem::of(&error);
                 match error {
-                    crate::instance::network::PlaceError::Name(_) => {
+                    SeatError::Name(_) => {
                         problem.hint("give this one another name with --hostname")
                     }
-                    _ => problem,
+                    SeatError::Folder { .. } | SeatError::Full => problem,
                 }
             })?;
-            over_stack(request, false, Some(place), opened)
+            let member = Membership {
+                folder: seat.folder.clone(),
+                socket: opened.keep(held.socket),
+                claim: opened.keep(held.claim),
+                number: seat.number,
+            };
+            let mut gathered = over_stack(request, false, Some(member), opened)?;
+            gathered.seat = Some(seat);
+            Ok(gathered)
         }
     }
 }
@@ -381,37 +378,28 @@ fn over_tap(
             resolv_conf: Vec::new(),
             hosts: Vec::new(),
         }),
-        beside: None,
+        ..Gathered::default()
     })
 }
 
 fn over_stack(
     request: &RunRequest,
     open: bool,
-    place: Option<Place>,
+    private: Option<Membership>,
     opened: &mut Opened,
 ) -> Result<Gathered, Failure> {
-    let addresses = match &place {
-        Some(place) => Addresses::member(place.number),
+    let addresses = match &private {
+        Some(member) => Addresses::member(member.number),
         None => Addresses::ALONE,
     };
     let (ours, theirs) = Frames::pair().context("cannot make a link for the guest")?;
-    let mut doors: Vec<(OwnedFd, Published)> = Vec::new();
+    let mut published = Vec::new();
     for publish in &request.network.publish {
-        doors.extend(open_port(publish)?);
+        for (fd, mut port) in open_port(publish)? {
+            port.fd = opened.keep(fd);
+            published.push(port);
+        }
     }
-    let config = UserNet {
-        link: theirs.as_raw_fd(),
-        addresses,
-        open,
-        rules: request.network.allow.clone(),
-        resolvers: resolvers(),
-        published: doors.iter().map(|(_, published)| *published).collect(),
-        private: place.as_ref().map(Place::membership),
-        jail: request.jail,
-    };
-    let process = Network::start(&config)
-        .map_err(|error| Problem::new("the guest's network cannot be carried").because(&error))?;
     Ok(Gathered {
         card: Some(Net {
             mac: addresses.guest_mac,
@@ -420,10 +408,17 @@ fn over_stack(
             link: NetLink::Frames(opened.keep(ours)),
         }),
         guest: Some(place_of(&addresses, request)),
-        beside: Some(Beside {
-            process,
-            _place: place,
+        user: Some(UserNet {
+            link: opened.keep(theirs),
+            addresses,
+            open,
+            rules: request.network.allow.clone(),
+            resolvers: resolvers(),
+            published,
+            private,
+            jail: request.jail,
         }),
+        seat: None,
     })
 }
 

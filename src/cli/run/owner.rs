@@ -8,6 +8,7 @@ use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
 use crate::cli::signals::Signals;
 use crate::config::VmConfig;
+use crate::instance::beside::{self, Beside};
 use crate::instance::desk::Desk;
 use crate::instance::record::{Ended, Record, now};
 use crate::instance::session::{self, Event, How, Limits, Outcome, Session, SessionError, Streams};
@@ -64,17 +65,38 @@ pub fn find_one(place: &Place, word: &str) -> Result<Found, Failure> {
 pub struct Owned {
     pub desk: Desk,
     pub machine: Spawned,
+    beside: Beside,
+}
+
+impl Owned {
+    /// Writes down how it ended. Whoever reads that finds its ports free.
+    pub fn conclude(self, ended: &Ended) {
+        drop(self.beside);
+        self.desk.conclude(ended);
+    }
+}
+
+/// What is to be started.
+pub struct Whole {
+    pub record: Record,
+    pub config: VmConfig,
+    pub beside: beside::Plan,
+    /// Holds every descriptor that the others name.
+    pub opened: Opened,
 }
 
 /// Writes the machine down as this process's own and starts it. Nothing is left of one that
 /// does not start.
-pub fn start(
-    place: &Path,
-    record: Record,
-    mut config: VmConfig,
-    mut opened: Opened,
-) -> Result<Owned, Failure> {
+pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
+    let Whole {
+        record,
+        mut config,
+        beside,
+        mut opened,
+    } = whole;
     let log = record.detached;
+    // First, as it takes the longest to be ready.
+    let beside = beside.start().context("cannot start the machine")?;
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
     instance::journal::note(place.path(), "create", &claim.record, None);
@@ -99,7 +121,16 @@ pub fn start(
     };
     let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
     desk.machine_started(machine.pid);
-    Ok(Owned { desk, machine })
+    if let Err(error) = beside.ready() {
+        machine.kill();
+        desk.forget();
+        return Err(anyhow::Error::from(error).into());
+    }
+    Ok(Owned {
+        desk,
+        machine,
+        beside,
+    })
 }
 
 /// Who sits at the session.

@@ -17,7 +17,9 @@ use crate::cli::trace::Waterfall;
 use crate::config::{Boot, Console, Drive, HostFile, HostPort, VmConfig, Vsock};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
+use crate::instance::beside;
 use crate::instance::record::Record;
+use crate::instance::seat::Seat;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, HOST_PORT, LogRecord, Root, Start, Terminal};
@@ -49,8 +51,10 @@ pub struct Parts {
     pub opened: Opened,
     /// What ends the command when the machine is asked to stop.
     pub stop_signal: u8,
-    /// The process that carries its network, under way.
-    pub network: Option<network::Beside>,
+    /// What is to run beside the machine.
+    pub beside: beside::Plan,
+    /// Its seat on a private network: given back unless `beside` is started.
+    pub seat: Option<Seat>,
 }
 
 pub fn gather(
@@ -130,7 +134,11 @@ pub fn gather(
         start,
         opened,
         stop_signal,
-        network: network.beside,
+        beside: beside::Plan {
+            network: network.user,
+            shares: equipment.served,
+        },
+        seat: network.seat,
     })
 }
 

@@ -3,7 +3,7 @@
 //! start: image, kernel, machine, session.
 
 use super::RunRequest;
-use super::owner::{self, Operator};
+use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
 use crate::cli::host::runtime_dir;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
@@ -46,15 +46,23 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         agent,
         start,
         opened,
-        network,
-        ..
+        beside,
+        seat,
+        stop_signal: _,
     } = parts;
     let streams = streams(request)?;
     let signals = Signals::catch().context("cannot catch signals")?;
-    let mut owned = owner::start(&runtime_dir(), record, config, opened)?;
-    if let Some(network) = &network {
-        network.ready()?;
+    let whole = Whole {
+        record,
+        config,
+        beside,
+        opened,
+    };
+    // From here on it goes with what is beside the machine.
+    if let Some(seat) = seat {
+        seat.hand_over();
     }
+    let mut owned = owner::start(&runtime_dir(), whole)?;
     waterfall.reached("machine process started");
     let raw = match request.tty {
         true => terminal::raw_stdin().context("cannot use the terminal")?,
@@ -82,11 +90,9 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         }
         note(&event, &mut waterfall, printer, request.quiet);
     });
-    owned.desk.conclude(&owner::ended(&result));
+    owned.conclude(&owner::ended(&result));
     drop(waiting);
     drop(raw);
-    // Its ports are free again when this command is over.
-    drop(network);
     waterfall.reached("session over");
     if let Some(format) = request.trace {
         printer.talk(&waterfall.render(format, printer.talk));

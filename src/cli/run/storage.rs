@@ -5,12 +5,12 @@
 use crate::cli::host::{cache_dir, data_dir};
 use crate::cli::launch::Opened;
 use crate::cli::output::Problem;
-use crate::config::{Drive, HostFile, Share};
-use crate::instance::share;
+use crate::config::{Drive, HostFile, Served, Share};
 use crate::units::ByteSize;
 use crate::volume::{self, Store, VolumeError};
 use husk_protocol::{Mount, MountKind};
 use std::fs::File;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Volumes and shares of one machine: each takes an interrupt line, and there are few.
@@ -126,6 +126,8 @@ impl Storage {
 pub struct Equipment {
     pub drives: Vec<Drive>,
     pub shares: Vec<Share>,
+    /// Who answers them, in that order.
+    pub served: Vec<Served>,
     pub mounts: Vec<Mount>,
     /// The disk that takes the root's writes, or nothing.
     pub upper: String,
@@ -163,12 +165,18 @@ pub fn open(storage: &Storage, first: u8, opened: &mut Opened) -> Result<Equipme
             What::Directory(path) => {
                 let tag = format!("share{}", equipment.shares.len());
                 let path = directory(path)?;
-                let stream =
-                    share::serve(&path, attach.read_only).map_err(|error| Problem::of(&error))?;
+                let (ours, theirs) = UnixStream::pair()
+                    .map_err(|error| Problem::new("cannot make a socket pair").because(&error))?;
+                equipment.served.push(Served {
+                    directory: path.clone(),
+                    read_only: attach.read_only,
+                    all_ids: nix::unistd::geteuid().is_root(),
+                    stream: opened.keep(theirs.into()),
+                });
                 equipment.shares.push(Share {
                     path,
                     tag: tag.clone(),
-                    fd: opened.keep(stream.into()),
+                    fd: opened.keep(ours.into()),
                     read_only: attach.read_only,
                 });
                 (MountKind::Share, tag, 0)

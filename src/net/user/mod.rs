@@ -26,6 +26,7 @@ pub use ground::random;
 
 use super::Frames;
 use crate::config::net::{Protocol, UserNet};
+use crate::control::{MAX_COMPANION, READY};
 use crate::jail::{self, Plan};
 use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
@@ -39,9 +40,6 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-
-/// Longest configuration taken.
-pub const MAX_MESSAGE: usize = 128 << 10;
 
 /// Carries the network described by the first message on descriptor `control`. Returns once
 /// the guest's link is gone. An answer on the socket says that it works, or why not.
@@ -64,11 +62,8 @@ pub fn run(control: RawFd) -> u8 {
     u8::from(stack.run().is_err())
 }
 
-/// The answer of a process that works.
-pub const READY: &[u8] = b"ready";
-
 fn begin(socket: &SeqPacket, inherited: &mut Inherited) -> Result<Option<Stack>, Box<dyn Error>> {
-    let Some(text) = socket.recv(MAX_MESSAGE)? else {
+    let Some(text) = socket.recv(MAX_COMPANION)? else {
         return Ok(None);
     };
     let config: UserNet = serde_json::from_slice(&text)?;

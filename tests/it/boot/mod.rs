@@ -3,6 +3,7 @@
 //! half, a script or a program, beside what the host must see of it.
 
 mod balloon;
+mod beside;
 mod broken;
 mod copies;
 mod crowd;

@@ -4,6 +4,7 @@
 
 use crate::support::daily::Daily;
 use crate::support::husk::Host;
+use crate::support::ports::free_port;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,12 +44,6 @@ impl Service {
     fn came(&self) -> usize {
         self.came.load(Ordering::SeqCst)
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// The host's other addresses, as the kernel would speak from.

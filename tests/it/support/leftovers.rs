@@ -74,12 +74,20 @@ pub fn check_orphans() {
 fn is_machine(pid: Pid) -> bool {
     let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let verb = cmdline.split(|byte| *byte == 0).nth(1);
-    verb == Some(b"vmm") || verb == Some(b"net")
+    [b"vmm".as_slice(), b"net", b"share"]
+        .map(Some)
+        .contains(&verb)
 }
 
 /// Everything below `folder`, but for what husks that follow each other share there.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
-    let shared = ["husk", "husk/lock", "husk/events", "husk/events.1"];
+    let shared = [
+        "husk",
+        "husk/lock",
+        "husk/net",
+        "husk/events",
+        "husk/events.1",
+    ];
     let shared = shared.map(|name| folder.join(name));
     let mut list = everything(folder);
     list.retain(|path| !shared.contains(path));

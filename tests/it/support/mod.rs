@@ -8,6 +8,7 @@ pub mod husk;
 pub mod kernels;
 pub mod kvm;
 pub mod leftovers;
+pub mod ports;
 pub mod process;
 pub mod pty;
 pub mod root;

@@ -1,100 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The process that carries a machine's network, `husk net`, from its start to its end; and
-//! a machine's place on a private network.
+//! A machine's seat on a private network: a number in the network's folder, whose file is
+//! locked by the process that carries the machine's network for as long as that lives, and a
+//! datagram socket. Tool side, any thread.
 
-use super::spawn::{SpawnError, start};
-use crate::config::net::{Membership, UserNet};
-use crate::sys::namespaces::Child;
-use crate::sys::seqpacket::SeqPacket;
-use nix::errno::Errno;
+use crate::config::net::Membership;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::signal::Signal;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-/// Longest complaint taken from the process.
-const MAX_COMPLAINT: usize = 4096;
-/// What it says when it works.
-const READY: &[u8] = b"ready";
 /// Who a process started by root becomes (`sys::namespaces`).
 const NOBODY: u32 = 65534;
 
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-    #[error("the network's process does not start: {0}")]
-    Refused(String),
-}
-
-/// The process. Dropping it ends it, and with it the sockets of published ports.
+/// A number on a private network. Dropping it gives the number back and tidies up; a process
+/// that was given the descriptors must be gone by then.
 #[derive(Debug)]
-pub struct Network {
-    child: Child,
-    control: SeqPacket,
-}
-
-impl Network {
-    /// Starts it. Every descriptor `config` names must be open in this process, under that
-    /// number, until this returns.
-    pub fn start(config: &UserNet) -> Result<Self, NetworkError> {
-        let mut keep = vec![config.link];
-        keep.extend(config.published.iter().map(|published| published.fd));
-        if let Some(member) = &config.private {
-            keep.extend([member.socket, member.claim]);
-        }
-        let (control, child) = start("net", keep, config.jail, true)?;
-        let network = Self { child, control };
-        let text = serde_json::to_vec(config).map_err(|e| SpawnError::Process(e.into()))?;
-        network
-            .control
-            .send(&text)
-            .map_err(SpawnError::Configuration)?;
-        Ok(network)
-    }
-
-    /// Waits until it works.
-    pub fn ready(&self) -> Result<(), NetworkError> {
-        match self.control.recv(MAX_COMPLAINT) {
-            Ok(Some(word)) if word == READY => Ok(()),
-            Ok(Some(why)) => Err(NetworkError::Refused(
-                String::from_utf8_lossy(&why).into_owned(),
-            )),
-            Ok(None) => Err(NetworkError::Refused("it ended without a word".into())),
-            Err(error) => Err(NetworkError::Refused(error.to_string())),
-        }
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        // Nothing of it is worth a moment: its connections end with it.
-        let pid = nix::unistd::Pid::from_raw(self.child.pid);
-        let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-        while waitid(Id::PIDFd(self.child.pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR)
-        {
-        }
-    }
-}
-
-/// A place on a private network, held while this lives or a process that was given its
-/// descriptors does.
-#[derive(Debug)]
-pub struct Place {
+pub struct Seat {
     pub number: u8,
     pub folder: PathBuf,
+}
+
+/// What makes a seat the carrier's: it is held while either is open in any process.
+#[derive(Debug)]
+pub struct Held {
+    /// The locked file that makes the number this machine's.
     pub claim: OwnedFd,
+    /// The datagram socket bound there under the number.
     pub socket: OwnedFd,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
+pub enum SeatError {
     #[error("the private network's folder {path} cannot be used")]
     Folder { path: PathBuf, source: io::Error },
     #[error("another machine on the private network is called {0}")]
@@ -103,10 +43,10 @@ pub enum PlaceError {
     Full,
 }
 
-impl Place {
+impl Seat {
     /// Takes a free number on the network in `folder`, for a machine called `name`.
-    pub fn take(folder: &Path, name: &str) -> Result<Self, PlaceError> {
-        let broken = |source| PlaceError::Folder {
+    pub fn take(folder: &Path, name: &str) -> Result<(Self, Held), SeatError> {
+        let broken = |source| SeatError::Folder {
             path: folder.to_owned(),
             source,
         };
@@ -125,18 +65,18 @@ impl Place {
                     Err(_) => {
                         let other = fs::read_to_string(&path).unwrap_or_default();
                         if other.eq_ignore_ascii_case(name) {
-                            return Err(PlaceError::Name(name.to_owned()));
+                            return Err(SeatError::Name(name.to_owned()));
                         }
                     }
                 },
                 Err(_) => free = free.or(Some(number)),
             }
         }
-        let number = free.ok_or(PlaceError::Full)?;
+        let number = free.ok_or(SeatError::Full)?;
         Self::occupy(folder, number, name).map_err(broken)
     }
 
-    fn occupy(folder: &Path, number: u8, name: &str) -> io::Result<Self> {
+    fn occupy(folder: &Path, number: u8, name: &str) -> io::Result<(Self, Held)> {
         let (path, socket) = (
             folder.join(number.to_string()),
             folder.join(format!("{number}.sock")),
@@ -161,28 +101,33 @@ impl Place {
                 chown(mine, Some(NOBODY), Some(NOBODY))?;
             }
         }
-        Ok(Self {
+        let seat = Self {
             number,
             folder: folder.to_owned(),
+        };
+        let held = Held {
             claim: file.into(),
             socket: datagrams.into(),
-        })
+        };
+        Ok((seat, held))
     }
 
-    /// As the process that carries it is told. The descriptors must be inherited under
-    /// their present numbers.
+    /// That of a process that handed it over.
     #[must_use]
-    pub fn membership(&self) -> Membership {
-        Membership {
-            folder: self.folder.clone(),
-            socket: self.socket.as_raw_fd(),
-            claim: self.claim.as_raw_fd(),
-            number: self.number,
+    pub fn inherited(membership: &Membership) -> Self {
+        Self {
+            number: membership.number,
+            folder: membership.folder.clone(),
         }
+    }
+
+    /// Another process gives it back.
+    pub fn hand_over(self) {
+        std::mem::forget(self);
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         remove(&self.folder, self.number);
         // The last one turns off the light, while nobody else can come in.
@@ -201,7 +146,10 @@ fn enter(folder: &Path) -> io::Result<Flock<File>> {
     const TRIES: usize = 100;
     let path = folder.join("lock");
     for _ in 0..TRIES {
-        make(folder)?;
+        match make(folder) {
+            Err(error) if vanished(&error, folder) => continue,
+            other => other?,
+        }
         let file = match File::options().create(true).append(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
@@ -214,6 +162,16 @@ fn enter(folder: &Path) -> io::Result<Flock<File>> {
         }
     }
     Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// Whether a folder could not be made because the last member took it away meanwhile.
+fn vanished(error: &io::Error, folder: &Path) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound => true,
+        // It was there when it was to be made, and no longer when it was looked at.
+        io::ErrorKind::AlreadyExists => !folder.exists(),
+        _ => false,
+    }
 }
 
 fn remove(folder: &Path, number: u8) {
@@ -249,13 +207,13 @@ mod tests {
     fn names_are_taken_once_numbers_are_free_again_and_nothing_stays() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let net = folder.path().join("husk/net/blue");
-        let one = Place::take(&net, "one").expect("room");
-        let two = Place::take(&net, "two").expect("room");
-        assert_eq!((one.number, two.number), (2, 3));
-        let error = Place::take(&net, "ONE").expect_err("taken");
-        assert!(matches!(error, PlaceError::Name(_)), "{error}");
+        let one = Seat::take(&net, "one").expect("room");
+        let two = Seat::take(&net, "two").expect("room");
+        assert_eq!((one.0.number, two.0.number), (2, 3));
+        let error = Seat::take(&net, "ONE").expect_err("taken");
+        assert!(matches!(error, SeatError::Name(_)), "{error}");
         drop(one);
-        assert_eq!(Place::take(&net, "one").expect("free again").number, 2);
+        assert_eq!(Seat::take(&net, "one").expect("free again").0.number, 2);
         drop(two);
         assert!(!net.exists(), "the last one turned off the light");
     }
@@ -268,8 +226,8 @@ mod tests {
             for member in 0..4 {
                 let net = &net;
                 scope.spawn(move || {
-                    for _ in 0..50 {
-                        drop(Place::take(net, &format!("m{member}")).expect("room"));
+                    for _ in 0..200 {
+                        drop(Seat::take(net, &format!("m{member}")).expect("room"));
                     }
                 });
             }
@@ -281,13 +239,13 @@ mod tests {
     fn what_a_killed_member_left_is_tidied_up() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let net = folder.path().join("husk/net/blue");
-        let lost = Place::take(&net, "lost").expect("room");
+        let lost = Seat::take(&net, "lost").expect("room");
         // As a killed process leaves it: nobody holds the lock, the files stay.
         let path = net.join("7");
         fs::write(&path, "stale").expect("a file");
         fs::write(net.join("7.sock"), "").expect("a file");
-        let next = Place::take(&net, "stale").expect("nobody has it");
+        let next = Seat::take(&net, "stale").expect("nobody has it");
         assert!(!path.exists());
-        assert_eq!((lost.number, next.number), (2, 3));
+        assert_eq!((lost.0.number, next.0.number), (2, 3));
     }
 }

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What runs beside a machine for its sake: the process that carries its network, `husk
+//! net`, and one for each shared directory, `husk share`. The machine's owner starts them
+//! and sees them end. Tool side, main thread.
+
+use super::seat::Seat;
+use super::spawn::{Part, SpawnError};
+use crate::config::Served;
+use crate::config::net::UserNet;
+use crate::control::READY;
+use crate::sys::namespaces::Child;
+use crate::sys::seqpacket::SeqPacket;
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use rustix::process::{Signal, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use std::os::fd::{AsFd as _, RawFd};
+
+/// Longest complaint taken from a process.
+const MAX_COMPLAINT: usize = 4096;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BesideError {
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error("{what}: {why}")]
+    Refused { what: String, why: String },
+}
+
+/// What is to run beside a machine, as data: descriptors by the numbers they have in the
+/// process that starts it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Plan {
+    pub network: Option<UserNet>,
+    pub shares: Vec<Served>,
+}
+
+impl Plan {
+    /// Every descriptor that must be open, under its number, until `start` returns.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut list: Vec<RawFd> = self.shares.iter().map(|served| served.stream).collect();
+        list.extend(self.network.iter().flat_map(of_network));
+        list
+    }
+
+    /// Starts all of it; `ready` is to be asked before the guest's command is. A seat on a
+    /// private network is given back with what is returned, or with the error.
+    pub fn start(&self) -> Result<Beside, BesideError> {
+        let member = self.network.as_ref().and_then(|net| net.private.as_ref());
+        let mut beside = Beside {
+            parts: Vec::new(),
+            _seat: member.map(Seat::inherited),
+        };
+        if let Some(net) = &self.network {
+            let part = Part {
+                verb: "net",
+                keep: of_network(net),
+                namespaces: net.jail,
+                host_network: true,
+                all_ids: false,
+            };
+            let what = "the guest's network cannot be carried".to_owned();
+            beside.parts.push(Companion::start(part, net, what)?);
+        }
+        for served in &self.shares {
+            // Confined even if the machine is not: it acts on files in the user's name.
+            let part = Part {
+                verb: "share",
+                keep: vec![served.stream],
+                namespaces: true,
+                host_network: false,
+                all_ids: served.all_ids,
+            };
+            let what = format!(
+                "the directory {} cannot be served",
+                served.directory.display()
+            );
+            beside.parts.push(Companion::start(part, served, what)?);
+        }
+        Ok(beside)
+    }
+}
+
+fn of_network(net: &UserNet) -> Vec<RawFd> {
+    let mut list = vec![net.link];
+    list.extend(net.published.iter().map(|published| published.fd));
+    if let Some(member) = &net.private {
+        list.extend([member.socket, member.claim]);
+    }
+    list
+}
+
+/// The processes. Dropping it ends them, and with them the sockets of published ports.
+#[derive(Debug, Default)]
+pub struct Beside {
+    parts: Vec<Companion>,
+    /// Given back when nobody holds it any more: after `parts`.
+    _seat: Option<Seat>,
+}
+
+impl Beside {
+    /// Waits until each works.
+    pub fn ready(&self) -> Result<(), BesideError> {
+        self.parts.iter().try_for_each(Companion::ready)
+    }
+}
+
+#[derive(Debug)]
+struct Companion {
+    child: Child,
+    control: SeqPacket,
+    /// What it is for, should it fail.
+    what: String,
+}
+
+impl Companion {
+    fn start(part: Part, config: &impl Serialize, what: String) -> Result<Self, BesideError> {
+        let (control, child) = part.start()?;
+        let companion = Self {
+            child,
+            control,
+            what,
+        };
+        let text = serde_json::to_vec(config).map_err(|e| SpawnError::Process(e.into()))?;
+        let sent = companion.control.send(&text);
+        sent.map_err(|error| companion.refused(&error.to_string()))?;
+        Ok(companion)
+    }
+
+    fn refused(&self, why: &str) -> BesideError {
+        BesideError::Refused {
+            what: self.what.clone(),
+            why: why.to_owned(),
+        }
+    }
+
+    fn ready(&self) -> Result<(), BesideError> {
+        match self.control.recv(MAX_COMPLAINT) {
+            Ok(Some(word)) if word == READY => Ok(()),
+            Ok(Some(why)) => Err(self.refused(&String::from_utf8_lossy(&why))),
+            Ok(None) => Err(self.refused("its process ended without a word")),
+            Err(error) => Err(self.refused(&error.to_string())),
+        }
+    }
+}
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        // Nothing of it is worth a moment: what it did for the guest is done when it says so.
+        let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        let pidfd = || Id::PIDFd(self.child.pidfd.as_fd());
+        while waitid(pidfd(), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+    }
+}
