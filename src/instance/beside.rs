@@ -18,6 +18,8 @@ use std::os::fd::{AsFd as _, RawFd};
 
 /// Longest complaint taken from a process.
 const MAX_COMPLAINT: usize = 4096;
+/// How long a process that was told to leave may take; it takes microseconds.
+const PATIENCE_MS: u16 = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BesideError {
@@ -61,7 +63,9 @@ impl Plan {
                 all_ids: false,
             };
             let what = "the guest's network cannot be carried".to_owned();
-            beside.parts.push(Companion::start(part, net, what)?);
+            let mut carrier = Companion::start(part, net, what)?;
+            carrier.leaves = true;
+            beside.parts.push(carrier);
         }
         for served in &self.shares {
             // Confined even if the machine is not: it acts on files in the user's name.
@@ -112,6 +116,8 @@ struct Companion {
     control: SeqPacket,
     /// What it is for, should it fail.
     what: String,
+    /// It ends when it is told to, and says when nothing of the host's is held any more.
+    leaves: bool,
 }
 
 impl Companion {
@@ -121,6 +127,7 @@ impl Companion {
             child,
             control,
             what,
+            leaves: false,
         };
         let text = serde_json::to_vec(config).map_err(|e| SpawnError::Process(e.into()))?;
         let sent = companion.control.send(&text);
@@ -147,6 +154,11 @@ impl Companion {
 
 impl Drop for Companion {
     fn drop(&mut self) {
+        // The kernel takes tens of milliseconds for a process that leaves its namespaces:
+        // they are not waited for.
+        if self.leaves && self.control.finish().is_ok() && self.control.ends_within(PATIENCE_MS) {
+            return;
+        }
         // Nothing of it is worth a moment: what it did for the guest is done when it says so.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
         let pidfd = || Id::PIDFd(self.child.pidfd.as_fd());

@@ -30,6 +30,8 @@ pub enum Token {
     /// Of lookups over TCP: the guest's end, and a name server's.
     Inquiry(RawFd),
     Answer(RawFd),
+    /// Whoever started this process.
+    Owner,
 }
 
 impl Token {
@@ -44,6 +46,7 @@ impl Token {
             Self::Lookup(fd) => (6, 0, fd.cast_unsigned()),
             Self::Inquiry(fd) => (7, 0, fd.cast_unsigned()),
             Self::Answer(fd) => (8, 0, fd.cast_unsigned()),
+            Self::Owner => (9, 0, 0),
         };
         u64::from(number) | u64::from(generation) << 32 | kind << 56
     }
@@ -65,6 +68,7 @@ impl Token {
             6 => Self::Lookup(number.cast_signed()),
             7 => Self::Inquiry(number.cast_signed()),
             8 => Self::Answer(number.cast_signed()),
+            9 => Self::Owner,
             _ => Self::Link,
         }
     }

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Frames read before others have their turn.
@@ -49,6 +50,7 @@ pub struct Stack {
     gates: Vec<Gate>,
     peers: Option<Peers>,
     swept: Instant,
+    is_over: bool,
     buffer: Vec<u8>,
 }
 
@@ -73,13 +75,16 @@ impl Stack {
             gates: parts.gates,
             peers: parts.peers,
             swept: Instant::now(),
+            is_over: false,
             buffer: vec![0; HEADER + MAX_FRAME],
         })
     }
 
-    /// Serves until the guest's link is gone.
-    pub fn run(&mut self) -> io::Result<()> {
-        while self.ground.wire.is_alive() {
+    /// Serves until the guest's link is gone, or the owner has no more to say.
+    pub fn run(&mut self, owner: &impl AsFd) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        self.ground.watch(owner, Token::Owner, flags)?;
+        while self.ground.wire.is_alive() && !self.is_over {
             self.turn(None)?;
         }
         Ok(())
@@ -151,6 +156,8 @@ impl Stack {
         let peers = self.peers.as_ref();
         let members = |name: &str| peers.and_then(|peers| peers.find(name));
         match token {
+            // It never says anything once this works, but that it leaves.
+            Token::Owner => self.is_over = true,
             Token::Inquiry(fd) => self.inquiries.ready(fd, &members, ground),
             Token::Answer(fd) => self.inquiries.answered(fd, &members, ground),
             Token::Link => {
