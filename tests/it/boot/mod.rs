@@ -17,6 +17,7 @@ mod killed;
 mod lanes;
 mod net;
 mod net_private;
+mod net_raw;
 mod net_tap;
 mod options;
 mod readme;

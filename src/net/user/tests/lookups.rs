@@ -17,8 +17,9 @@ impl Client {
     pub fn open(world: &mut World, port: u16) -> Self {
         world.say(&syn(port, gateway(53)));
         loop {
-            let answer = segment(&world.wait());
-            if answer.syn {
+            let frame = world.wait();
+            let answer = segment(&frame);
+            if answer.syn && to_port(&frame) == port {
                 return Self {
                     port,
                     seq: 1001,
@@ -43,7 +44,11 @@ impl Client {
 
     /// Takes the next segment.
     fn listen(&mut self, world: &mut World) {
-        let part = segment(&world.wait());
+        let frame = world.wait();
+        if to_port(&frame) != self.port {
+            return;
+        }
+        let part = segment(&frame);
         if part.seq == self.next {
             self.next += part.payload.len();
             self.heard.extend(&part.payload);
@@ -72,6 +77,11 @@ impl Client {
         self.say(world, &framed(message));
         self.answer(world)
     }
+}
+
+/// The port of the guest's that a segment is for.
+fn to_port(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[36], frame[37]])
 }
 
 fn framed(message: &[u8]) -> Vec<u8> {
