@@ -271,16 +271,21 @@ fn a_limit_slows_the_interface_down_in_each_direction() {
 #[test]
 fn what_went_through_is_counted() {
     let Some(daily) = Daily::find() else { return };
-    let service = Service::start();
-    let allow = format!("127.0.0.1:{}", service.port);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let taking = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the guest comes");
+        std::io::copy(&mut stream, &mut std::io::sink()).expect("open")
+    });
+    let allow = format!("127.0.0.1:{port}");
     let script = format!(
-        "head -c 100000 /dev/zero | busybox nc -w 5 host.husk.internal {}; echo sent; exec sleep 600",
-        service.port
+        "head -c 100000 /dev/zero | busybox nc host.husk.internal {port}; echo sent; exec sleep 600"
     );
     let words = daily.words(&["--name", "talker", "--allow", &allow], &script);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let running = daily.start(&words, crate::support::process::Input::default());
     running.wait_for("sent\n");
+    assert_eq!(taking.join().expect("no panic"), 100_000);
     let text = daily.does(&["stats", "--format", "json", "talker"]);
     let rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let number = |name: &str| rows[0][name].as_u64().expect("a number");
