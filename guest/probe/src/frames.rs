@@ -24,7 +24,7 @@ pub fn send(interface: &str, frames: &[&str]) -> Result<(), String> {
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
     // SAFETY: all-zero is a valid address, a plain structure of integers.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_family = libc::sa_family_t::try_from(libc::AF_PACKET).map_err(|_| "a family")?;
     to.sll_protocol = ALL;
     to.sll_ifindex = i32::try_from(index).map_err(|_| "an interface beyond all")?;
     let length = libc::socklen_t::try_from(size_of_val(&to)).map_err(|_| "an address")?;
