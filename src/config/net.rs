@@ -28,6 +28,8 @@ impl fmt::Display for MacAddr {
 pub struct Net {
     pub mac: MacAddr,
     pub mtu: u16,
+    /// Most bytes a second, in each direction.
+    pub bps: Option<u64>,
     pub link: NetLink,
 }
 

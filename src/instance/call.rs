@@ -28,7 +28,9 @@ pub fn attach(found: &Found) -> io::Result<Result<UnixStream, String>> {
     Ok(match answer {
         Answer::Done => Ok(stream),
         Answer::Refused(why) => Err(why),
-        Answer::Live(_) | Answer::Ended(_) => Err("it answers something else".into()),
+        Answer::Live(_) | Answer::Ended(_) | Answer::Counted(_) => {
+            Err("it answers something else".into())
+        }
     })
 }
 

@@ -8,8 +8,11 @@
 
 mod landlock;
 mod root;
+mod seccomp;
 
+pub use landlock::deny_all_but_tree;
 pub use root::make as make_root;
+pub use seccomp::{Calls, confine};
 
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
@@ -39,6 +42,8 @@ pub enum Step {
     LandlockButConnect,
     /// That, and the files of its root can be read.
     LandlockButFolder,
+    /// No system call but those a network needs (seccomp).
+    SystemCalls,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +82,9 @@ impl Plan {
             true => Step::LandlockButFolder,
             false => Step::LandlockButConnect,
         });
+        if namespaces {
+            steps.push(Step::SystemCalls);
+        }
         Self(steps)
     }
 
@@ -104,6 +112,7 @@ impl Step {
             Self::Landlock => landlock::deny_all(),
             Self::LandlockButConnect => landlock::deny_all_but_connect(None),
             Self::LandlockButFolder => landlock::deny_all_but_connect(Some("/")),
+            Self::SystemCalls => confine(Calls::Net),
         }
     }
 }
@@ -161,5 +170,10 @@ mod tests {
             Plan::new(false).steps(),
             [Step::Limits, Step::NoNewPrivileges, Step::Landlock]
         );
+        // The other steps need more calls than are left then.
+        for has_root in [false, true] {
+            let plan = Plan::for_network(true, has_root);
+            assert_eq!(plan.steps().last(), Some(&Step::SystemCalls));
+        }
     }
 }

@@ -149,6 +149,7 @@ pub fn build(
         variant: loaded.variant,
         sources: board.sources,
         balloon: board.balloon,
+        net: board.net,
         serial,
         log,
     })

@@ -12,9 +12,10 @@ pub use build::{BuildError, Console, Parts, VsockParts, build};
 pub use marks::Marks;
 pub use outcome::Outcome;
 
-use crate::control::{End, RoundTrips};
+use crate::control::{Counted, End, GuestMemory, RoundTrips, Traffic};
 use crate::devices::balloon;
 use crate::devices::console_log::ConsoleLog;
+use crate::devices::net;
 use crate::devices::serial::Serial;
 use crate::events::Source;
 use crate::kvm::Vm;
@@ -32,6 +33,7 @@ pub struct Machine {
     variant: Variant,
     sources: Vec<Arc<dyn Source>>,
     balloon: Option<Arc<balloon::Control>>,
+    net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -42,6 +44,7 @@ pub struct Running {
     _threads: Vec<JoinHandle<()>>,
     shared: Arc<vcpu::Shared>,
     balloon: Option<Arc<balloon::Control>>,
+    net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -69,6 +72,7 @@ impl Machine {
             _threads: threads,
             shared: self.shared,
             balloon: self.balloon,
+            net: self.net,
             serial: self.serial,
             log: self.log,
         })
@@ -92,10 +96,37 @@ impl Running {
         memory::allow_huge(&self.shared.ram);
     }
 
-    /// The machine's balloon: what the guest says of its memory, and how much of it it is to
-    /// do without.
-    pub fn balloon(&self) -> Option<&balloon::Control> {
-        self.balloon.as_deref()
+    /// What its devices counted. The guest is asked to say anew how its memory is used: that
+    /// is what the next call returns.
+    pub fn counted(&self) -> Counted {
+        let traffic = |net: &net::Counters| {
+            let ((received_bytes, received_frames), (sent_bytes, sent_frames)) =
+                (net.received(), net.sent());
+            Traffic {
+                received_bytes,
+                received_frames,
+                sent_bytes,
+                sent_frames,
+            }
+        };
+        let memory = |balloon: &balloon::Control| {
+            let said = balloon.statistics();
+            GuestMemory {
+                total: said.total,
+                free: said.free,
+                available: said.available,
+                caches: said.disk_caches,
+            }
+        };
+        Counted {
+            net: self.net.as_deref().map(traffic),
+            // A guest without a driver, or that is not up, has said nothing.
+            memory: self
+                .balloon
+                .as_deref()
+                .map(memory)
+                .filter(|said| said.total > 0),
+        }
     }
 
     /// The console's last lines.

@@ -14,6 +14,7 @@ use crate::control::End;
 use crate::devices::balloon;
 use crate::devices::blk;
 use crate::devices::console_log::ConsoleLog;
+use crate::devices::net;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
 use crate::devices::sleep::Sleep;
@@ -41,6 +42,7 @@ pub struct Board {
     pub mmio: BusBuilder,
     pub sources: Vec<Arc<dyn Source>>,
     pub balloon: Option<Arc<balloon::Control>>,
+    pub net: Option<Arc<net::Counters>>,
 }
 
 pub struct Wiring<'a> {
@@ -164,12 +166,16 @@ impl<'a> Wiring<'a> {
         net: &config::net::Net,
         link: Box<dyn Link>,
     ) -> Result<(), BuildError> {
-        self.add(Spec::Net {
+        let handle = self.add(Spec::Net {
             link,
             mac: net.mac,
             mtu: net.mtu,
-        })
-        .map(drop)
+            bps: net.bps,
+        })?;
+        if let Handle::Net(counters) = handle {
+            self.board.net = Some(counters);
+        }
+        Ok(())
     }
 
     fn add(&mut self, spec: Spec) -> Result<Handle, BuildError> {

@@ -5,7 +5,10 @@
 //! buffer; every message here is below 64 KiB.
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -62,6 +65,21 @@ impl SeqPacket {
     }
 }
 
+impl SeqPacket {
+    /// Says that no message follows; the other side's may.
+    pub fn finish(&self) -> io::Result<()> {
+        Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
+    }
+
+    /// Waits for the other side to be closed, and says whether it was in time.
+    #[must_use]
+    pub fn ends_within(&self, milliseconds: u16) -> bool {
+        let mut list = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        let count = poll(&mut list, PollTimeout::from(milliseconds));
+        count.is_ok_and(|count| count > 0)
+    }
+}
+
 impl AsFd for SeqPacket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -79,6 +97,14 @@ mod tests {
         a.send(b"three").expect("room");
         assert_eq!(b.recv(16).expect("open").as_deref(), Some(&b"one"[..]));
         assert!(b.recv(4).is_err(), "a longer message is not cut short");
+        a.finish().expect("open");
+        assert!(!a.ends_within(1), "the other side is there");
+        assert_eq!(b.recv(16).expect("open"), None);
+        b.send(b"last").expect("room");
+        assert_eq!(a.recv(16).expect("open").as_deref(), Some(&b"last"[..]));
+        let (c, d) = SeqPacket::pair().expect("a socket pair");
+        drop(d);
+        assert!(c.ends_within(1));
         drop(a);
         assert_eq!(b.recv(16).expect("an orderly end"), None);
     }

@@ -18,6 +18,7 @@ pub struct Desk {
     socket: Arc<SeqPacket>,
     outcome: Arc<Outcome>,
     console_wanted: AtomicBool,
+    count_wanted: AtomicBool,
 }
 
 const SOCKET: Token = 0;
@@ -29,6 +30,7 @@ impl Desk {
             socket,
             outcome,
             console_wanted: AtomicBool::new(false),
+            count_wanted: AtomicBool::new(false),
         })
     }
 
@@ -36,6 +38,9 @@ impl Desk {
     pub fn answer(&self, running: &Running) {
         if self.console_wanted.swap(false, Ordering::Relaxed) {
             self.tell_console(running);
+        }
+        if self.count_wanted.swap(false, Ordering::Relaxed) {
+            let _ = send(&self.socket, &Report::Counted(running.counted()));
         }
     }
 
@@ -56,6 +61,7 @@ impl Desk {
         match request {
             Request::Stop => self.outcome.tell(End::Stopped),
             Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
+            Request::Count => self.count_wanted.store(true, Ordering::Relaxed),
         }
     }
 

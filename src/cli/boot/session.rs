@@ -158,7 +158,7 @@ fn watch(
                     ended.end = Some(end);
                     return Ok(());
                 }
-                Some(Report::Console { .. }) => {}
+                Some(Report::Console { .. } | Report::Counted(_)) => {}
             }
         }
     }

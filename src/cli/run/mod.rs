@@ -75,6 +75,9 @@ pub struct RunArgs {
     /// root: an interface of the host
     #[arg(long, value_name = "MODE", default_value = "user")]
     network: String,
+    /// Most bytes the guest's interface carries in a second, in each direction: 20m, 1g
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    net_bps: Option<String>,
     /// What the guest calls itself
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,

@@ -95,8 +95,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         mut opened,
     } = whole;
     let log = record.detached;
-    // First, as it takes the longest to be ready.
-    let beside = beside.start().context("cannot start the machine")?;
+    let mut company = beside.seated();
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
     instance::journal::note(place.path(), "create", &claim.record, None);
@@ -108,7 +107,13 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         if let Some(vsock) = &mut config.vsock {
             vsock.listener = Some(opened.keep(listener.into()));
         }
-        instance::spawn(&config).context("cannot start the machine")
+        let machine = instance::spawn(&config).context("cannot start the machine")?;
+        // The guest boots meanwhile.
+        if let Err(error) = company.start(&beside) {
+            machine.kill();
+            return Err(anyhow::Error::from(error).context("cannot start the machine"));
+        }
+        Ok(machine)
     });
     // Our copies would keep the agent's connection open after the machine is gone.
     drop(opened);
@@ -121,7 +126,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
     };
     let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
     desk.machine_started(machine.pid);
-    if let Err(error) = beside.ready() {
+    if let Err(error) = company.ready() {
         machine.kill();
         desk.forget();
         return Err(anyhow::Error::from(error).into());
@@ -129,7 +134,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
     Ok(Owned {
         desk,
         machine,
-        beside,
+        beside: company,
     })
 }
 

@@ -84,7 +84,8 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     let result = owner::drive(&mut owned, operator, &mut |event| {
         if !matches!(
             event,
-            Event::Report(Report::Mark { .. } | Report::Kernel(_)) | Event::AgentUp(_)
+            Event::Report(Report::Mark { .. } | Report::Kernel(_) | Report::Counted(_))
+                | Event::AgentUp(_)
         ) {
             waiting = None;
         }

@@ -233,3 +233,42 @@ fn what_is_typed_becomes_input_and_output_is_heard() {
     );
     assert!(all.contains("Started { pid: 7 }") && all.contains("[104, 101, 97, 114, 100]"));
 }
+
+#[test]
+fn what_the_machine_counted_goes_to_all_who_asked() {
+    let mut room = Room::open();
+    let found = room.found.clone();
+    let asking: Vec<_> = (0..2)
+        .map(|_| {
+            let found = found.clone();
+            thread::spawn(move || call::ask(&found, &Ask::Count).expect("an answer"))
+        })
+        .collect();
+    let mut wishes = 0;
+    room.turn(|desk| {
+        while let Some(wish) = desk.next_wish() {
+            assert_eq!(wish, Wish::Count);
+            wishes += 1;
+        }
+        wishes == 2
+    });
+    let counted = Counted {
+        net: Some(crate::control::Traffic {
+            received_bytes: 7,
+            ..Default::default()
+        }),
+        memory: None,
+    };
+    room.desk().told(&Event::Report(Report::Counted(counted)));
+    for thread in asking {
+        assert_eq!(thread.join().expect("no panic"), Answer::Counted(counted));
+    }
+    // Nobody is told twice.
+    room.desk().told(&Event::Report(Report::Counted(counted)));
+    let waiting = thread::spawn(move || call::ask(&found, &Ask::Count).expect("an answer"));
+    room.turn(|desk| desk.next_wish().is_some());
+    let desk = room.desk.take().expect("open");
+    desk.conclude(&Ended::vanished(1));
+    let last = waiting.join().expect("no panic");
+    assert!(matches!(last, Answer::Refused(_)), "{last:?}");
+}

@@ -404,6 +404,7 @@ impl<'a> Talk<'a> {
             Report::Mark { .. }
             | Report::Note { .. }
             | Report::Kernel(_)
+            | Report::Counted(_)
             | Report::RoundTrips(_) => {}
             Report::Console { tail } => {
                 self.console = tail;

@@ -9,7 +9,7 @@ use smoltcp::wire::DnsPacket;
 use std::net::IpAddr;
 
 /// Longest question passed on: one name, and what an extension (RFC 6891) adds.
-const MAX_QUESTION: usize = 1024;
+pub const MAX_QUESTION: usize = 1024;
 /// Longest answer passed on.
 pub const MAX_ANSWER: usize = 16 << 10;
 /// Records of an answer looked at; one with more is refused. Stops a name server from

@@ -169,5 +169,8 @@ fn processes_and_costs_are_told() {
     let resident = number("memory_unique") + number("memory_shared");
     assert!(resident > 4 << 20 && resident < 160 << 20, "{row}");
     assert!(number("threads") >= 2, "{row}");
+    let (total, free) = (number("guest_memory_total"), number("guest_memory_free"));
+    assert!(total > 64 << 20 && total <= 128 << 20, "{row}");
+    assert!(free > 8 << 20 && free < total, "{row}");
     assert!(daily.does(&["stats", "box"]).contains("box"));
 }
