@@ -32,6 +32,8 @@ const TAG: usize = 36;
 const PREFIX: usize = 8;
 /// An answer before its bytes: how many.
 const ANSWER_PREFIX: usize = 4;
+/// An answer that is an error: a `fuse_out_header`.
+const ERROR: usize = 16;
 
 /// A share.
 pub struct Fs {
@@ -66,6 +68,8 @@ struct Waiting {
     head: u16,
     /// None: the guest that asked is gone.
     room: Option<Pinned>,
+    /// Where an answer that is under way began, for an error in its place.
+    start: Option<Pinned>,
 }
 
 #[derive(Default)]
@@ -129,6 +133,7 @@ impl Fs {
             queue,
             head: chain.head,
             room: Some(reply),
+            start: None,
         });
         Ok(Verdict::Pending)
     }
@@ -190,6 +195,7 @@ impl Fs {
             if length > front.room.as_ref().map_or(MAX_MESSAGE, Pinned::len) {
                 return Err(broken());
             }
+            front.start = front.room.as_ref().map(|room| room.front(ERROR));
             answer.left = length;
         }
         if answer.left > 0 {
@@ -224,7 +230,8 @@ impl Fs {
         self.out.clear();
         self.answer = Answer::default();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            if let Some(room) = &mut waiting.room {
+            // What came of an answer is none: the error lies where it began.
+            if let Some(room) = waiting.start.as_mut().or(waiting.room.as_mut()) {
                 let length = refuse(room);
                 io.give_back(waiting.queue, [(waiting.head, length)]);
             }
@@ -271,7 +278,7 @@ impl Outgoing {
 
 /// EIO in place of an answer, where one is expected: a `fuse_out_header`.
 fn refuse(room: &mut Pinned) -> u32 {
-    let mut header = [0; 16];
+    let mut header = [0; ERROR];
     if room.len() < header.len() {
         return 0;
     }
@@ -316,6 +323,10 @@ impl VirtioDevice for Fs {
             && let Err(error) = self.send(io.watch)
         {
             self.give_up(&error, io);
+            // Those that waited for room are refused now: nothing else brings us back.
+            if std::mem::take(&mut self.stalled) {
+                (0..io.queues.len()).try_for_each(|index| self.process_queue(index, io))?;
+            }
         }
         served
     }
@@ -349,7 +360,7 @@ impl VirtioDevice for Fs {
             }
         }
         for waiting in &mut self.waiting {
-            waiting.room = None;
+            (waiting.room, waiting.start) = (None, None);
         }
         self.ram = None;
         self.stalled = false;
@@ -472,5 +483,56 @@ mod tests {
         let at = driver.allocate(2 << 20);
         assert_eq!(driver.request(1, &[(at, 2 << 20)], &[(at, 16)]), 0);
         assert_eq!(driver.mmio.fault_count(), 1);
+    }
+
+    #[test]
+    fn a_server_that_dies_within_an_answer_is_an_error_and_no_part_of_an_answer() {
+        let (mut driver, mut server) = share();
+        let (at, room) = (driver.place(b"hello"), driver.allocate(64));
+        let head = driver.offer(1, &[(at, 5)], &[(room, 8), (room + 8, 56)]);
+        driver.kick(1);
+        driver.settle();
+        // Says 64 bytes, a header of success among them, and is gone after 40.
+        let mut answer = 64u32.to_le_bytes().to_vec();
+        answer.extend(64u32.to_le_bytes());
+        answer.extend([0; 36]);
+        server.write_all(&answer).expect("sent");
+        driver.settle();
+        drop(server);
+        assert_eq!(driver.until(|driver| driver.used(1)), (head, 16));
+        let header = driver.fetch(room, 8);
+        assert_eq!(header[..4], [16, 0, 0, 0]);
+        assert_eq!(header[4..], (-libc::EIO).to_le_bytes());
+    }
+
+    #[test]
+    fn requests_that_waited_for_room_are_refused_too_when_the_server_is_gone() {
+        let (mut driver, server) = share();
+        let (at, room) = (driver.place(&[7; 4096]), driver.allocate(64));
+        let head = driver.offer(1, &[(at, 4096)], &[(room, 64)]);
+        // The same one over and over, until no more are remembered.
+        let mut offered = 1;
+        while offered < MAX_WAITING {
+            driver.make_available(1, head);
+            offered += 1;
+            if offered % 100 == 0 {
+                driver.kick(1);
+                driver.settle();
+            }
+        }
+        driver.kick(1);
+        driver.settle();
+        for _ in 0..10 {
+            driver.make_available(1, head);
+        }
+        // The kick is heard of before the end is.
+        driver.kick(1);
+        drop(server);
+        driver.settle();
+        let mut used = 0;
+        while driver.used(1).is_some() {
+            used += 1;
+        }
+        assert_eq!(used, MAX_WAITING + 10);
     }
 }
