@@ -67,7 +67,7 @@ impl Policy {
         // What the kernel is asked for comes last: most is decided without.
         let forbidden = is_special(address) || self.is_own(address);
         let allowed = self.names(target)
-            || (!forbidden && (self.open || self.permits(target)) && !(self.is_hosts_own)(address));
+            || (!forbidden && (self.open || self.permits(target)) && !self.leads_to_host(address));
         (allowed && to.port() != 0).then_some(target)
     }
 
@@ -150,7 +150,13 @@ impl Policy {
     }
 
     fn is_forbidden(&self, address: IpAddr) -> bool {
-        is_special(address) || self.is_own(address) || (self.is_hosts_own)(address)
+        is_special(address) || self.is_own(address) || self.leads_to_host(address)
+    }
+
+    /// Also where a translator or a tunnel, which may be this host, unwraps it.
+    fn leads_to_host(&self, address: IpAddr) -> bool {
+        (self.is_hosts_own)(address)
+            || wrapped(address).is_some_and(|inner| (self.is_hosts_own)(inner.into()))
     }
 
     /// In the guest's own network there is nobody but the guest and its gateway.
@@ -164,7 +170,7 @@ impl Policy {
 }
 
 /// Addresses that mean this host, its link, its cloud, or nobody in particular; also where
-/// one is wrapped in another (RFC 4291, 6052, 3056).
+/// one is wrapped in another (RFC 4291, 4380, and those of `wrapped`).
 #[must_use]
 pub fn is_special(address: IpAddr) -> bool {
     if METADATA.contains(&address) {
@@ -175,24 +181,32 @@ pub fn is_special(address: IpAddr) -> bool {
             v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local() || v4.octets()[0] >= 224
         }
         IpAddr::V6(v6) => {
-            let wide = v6.segments();
-            let [a, b, c, d, e, f, ..] = wide;
-            let tail = |at: usize| {
-                let [p, q] = wide[at].to_be_bytes();
-                let [r, s] = wide[at + 1].to_be_bytes();
-                is_special(Ipv4Addr::new(p, q, r, s).into())
-            };
+            let [a, b, c, d, e, f, ..] = v6.segments();
             match [a, b, c, d, e, f] {
                 [0, 0, 0, 0, 0, _] => true,
                 [0, 0, 0, 0, 0xffff, _] => true,
-                [0x64, 0xff9b, 0, 0, 0, 0] => tail(6),
                 // A translator's own prefix: where it leads nobody here can tell.
                 [0x64, 0xff9b, 1, ..] => true,
-                [0x2002, ..] => tail(1),
+                // Teredo: to wherever a datagram can be sent, past every rule.
+                [0x2001, 0, ..] => true,
+                _ if wrapped(address).is_some_and(|inner| is_special(inner.into())) => true,
                 _ => v6.is_multicast() || v6.is_unicast_link_local() || (a & 0xffc0) == 0xfec0,
             }
         }
     }
+}
+
+/// The IPv4 address that a packet to this one ends at, where there is a translator (RFC 6052),
+/// or a tunnel (6to4, RFC 3056; ISATAP, RFC 5214).
+fn wrapped(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let (high, low) = match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => (high, low),
+        [0x2002, high, low, ..] => (high, low),
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 fn is_special_range(address: IpAddr, prefix: u8) -> bool {
@@ -263,7 +277,7 @@ mod tests {
         policy.target(text.parse().expect("an address")).is_some()
     }
 
-    const SPECIAL: [&str; 18] = [
+    const SPECIAL: [&str; 22] = [
         "127.0.0.1",
         "127.9.9.9",
         "0.0.0.0",
@@ -282,6 +296,10 @@ mod tests {
         "2002:7f00:1::",
         "ff02::1",
         "fd00:ec2::254",
+        "64:ff9b::a9fe:a9fe",
+        "2001:0:cb00:7101::80ff:fffe",
+        "2001:db8::5efe:7f00:1",
+        "2001:db8::200:5efe:a9fe:a9fe",
     ];
 
     #[test]
@@ -301,11 +319,14 @@ mod tests {
             }
             // The host's other addresses, and what stands for its loopback.
             assert!(!reach(&policy, "198.51.100.1:22"));
+            assert!(!reach(&policy, "[64:ff9b::c633:6401]:22"));
+            assert!(!reach(&policy, "[2002:c633:6401::1]:22"));
             assert!(!reach(&policy, "10.0.2.2:22"));
             assert!(!reach(&policy, "[fd68:7573:6b00::2]:22"));
             assert!(!reach(&policy, "10.0.2.77:22"));
             assert!(reach(&policy, "203.0.113.1:80"));
             assert!(reach(&policy, "[2001:db8::1]:80"));
+            assert!(reach(&policy, "[64:ff9b::cb00:7101]:80"));
         }
     }
 
