@@ -32,6 +32,8 @@ const TAG: usize = 36;
 const PREFIX: usize = 8;
 /// An answer before its bytes: how many.
 const ANSWER_PREFIX: usize = 4;
+/// An answer that is an error: a `fuse_out_header`.
+const ERROR: usize = 16;
 
 /// A share.
 pub struct Fs {
@@ -66,6 +68,8 @@ struct Waiting {
     head: u16,
     /// None: the guest that asked is gone.
     room: Option<Pinned>,
+    /// Where an answer that is under way began, for an error in its place.
+    start: Option<Pinned>,
 }
 
 #[derive(Default)]
@@ -129,6 +133,7 @@ impl Fs {
             queue,
             head: chain.head,
             room: Some(reply),
+            start: None,
         });
         Ok(Verdict::Pending)
     }
@@ -190,6 +195,7 @@ impl Fs {
             if length > front.room.as_ref().map_or(MAX_MESSAGE, Pinned::len) {
                 return Err(broken());
             }
+            front.start = front.room.as_ref().map(|room| room.front(ERROR));
             answer.left = length;
         }
         if answer.left > 0 {
@@ -224,7 +230,8 @@ impl Fs {
         self.out.clear();
         self.answer = Answer::default();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            if let Some(room) = &mut waiting.room {
+            // What came of an answer is none: the error lies where it began.
+            if let Some(room) = waiting.start.as_mut().or(waiting.room.as_mut()) {
                 let length = refuse(room);
                 io.give_back(waiting.queue, [(waiting.head, length)]);
             }
@@ -271,7 +278,7 @@ impl Outgoing {
 
 /// EIO in place of an answer, where one is expected: a `fuse_out_header`.
 fn refuse(room: &mut Pinned) -> u32 {
-    let mut header = [0; 16];
+    let mut header = [0; ERROR];
     if room.len() < header.len() {
         return 0;
     }
@@ -316,6 +323,10 @@ impl VirtioDevice for Fs {
             && let Err(error) = self.send(io.watch)
         {
             self.give_up(&error, io);
+            // Those that waited for room are refused now: nothing else brings us back.
+            if std::mem::take(&mut self.stalled) {
+                (0..io.queues.len()).try_for_each(|index| self.process_queue(index, io))?;
+            }
         }
         served
     }
@@ -349,7 +360,7 @@ impl VirtioDevice for Fs {
             }
         }
         for waiting in &mut self.waiting {
-            waiting.room = None;
+            (waiting.room, waiting.start) = (None, None);
         }
         self.ram = None;
         self.stalled = false;

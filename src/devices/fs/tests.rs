@@ -114,3 +114,54 @@ fn a_request_without_end_is_a_fault() {
     assert_eq!(driver.request(1, &[(at, 2 << 20)], &[(at, 16)]), 0);
     assert_eq!(driver.mmio.fault_count(), 1);
 }
+
+#[test]
+fn a_server_that_dies_within_an_answer_is_an_error_and_no_part_of_an_answer() {
+    let (mut driver, mut server) = share();
+    let (at, room) = (driver.place(b"hello"), driver.allocate(64));
+    let head = driver.offer(1, &[(at, 5)], &[(room, 8), (room + 8, 56)]);
+    driver.kick(1);
+    driver.settle();
+    // Says 64 bytes, a header of success among them, and is gone after 40.
+    let mut answer = 64u32.to_le_bytes().to_vec();
+    answer.extend(64u32.to_le_bytes());
+    answer.extend([0; 36]);
+    server.write_all(&answer).expect("sent");
+    driver.settle();
+    drop(server);
+    assert_eq!(driver.until(|driver| driver.used(1)), (head, 16));
+    let header = driver.fetch(room, 8);
+    assert_eq!(header[..4], [16, 0, 0, 0]);
+    assert_eq!(header[4..], (-libc::EIO).to_le_bytes());
+}
+
+#[test]
+fn requests_that_waited_for_room_are_refused_too_when_the_server_is_gone() {
+    let (mut driver, server) = share();
+    let (at, room) = (driver.place(&[7; 4096]), driver.allocate(64));
+    let head = driver.offer(1, &[(at, 4096)], &[(room, 64)]);
+    // The same one over and over, until no more are remembered.
+    let mut offered = 1;
+    while offered < MAX_WAITING {
+        driver.make_available(1, head);
+        offered += 1;
+        if offered % 100 == 0 {
+            driver.kick(1);
+            driver.settle();
+        }
+    }
+    driver.kick(1);
+    driver.settle();
+    for _ in 0..10 {
+        driver.make_available(1, head);
+    }
+    // The kick is heard of before the end is.
+    driver.kick(1);
+    drop(server);
+    driver.settle();
+    let mut used = 0;
+    while driver.used(1).is_some() {
+        used += 1;
+    }
+    assert_eq!(used, MAX_WAITING + 10);
+}
