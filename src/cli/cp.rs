@@ -155,6 +155,11 @@ fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
     if directory {
         builder.append_dir_all(name, path)?;
     } else {
+        // A pipe would be waited for, a device may have no end, and neither has a size.
+        if !std::fs::metadata(path)?.is_file() {
+            let why = "it is no file and no directory";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         // What is named is followed; links further down are copied as such.
         let mut file = std::fs::File::open(path)?;
         let mut header = tar::Header::new_gnu();
@@ -177,6 +182,18 @@ mod tests {
         assert_eq!(name("log"), Some("log"));
         for path in ["/", "/var/.", "/var/..", "."] {
             assert_eq!(name(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        for path in [pipe.to_str().expect("a path"), "/dev/zero"] {
+            let (_reader, writer) = io::pipe().expect("a pipe");
+            let error = pack(path, false, writer).expect_err("no file");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{path}");
         }
     }
 
