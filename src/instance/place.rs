@@ -41,6 +41,8 @@ pub enum PlaceError {
     Stranger(PathBuf),
     #[error("the name '{name}' is taken by machine {id}")]
     Taken { name: String, id: String },
+    #[error("what is to be written down of the machine is longer than {} MiB", MAX_RECORD >> 20)]
+    Long,
     #[error("there is no machine '{0}'")]
     Unknown(String),
     #[error("'{word}' is the beginning of several ids: {}", .ids.join(", "))]
@@ -272,7 +274,12 @@ impl Place {
                 break;
             }
         }
-        self.make(record).map_err(self.fail())
+        // What could not be read back would be a machine that nobody sees.
+        let text = serde_json::to_vec(&record).map_err(|error| self.fail()(error.into()))?;
+        if text.len() as u64 > MAX_RECORD {
+            return Err(PlaceError::Long);
+        }
+        self.make(record, &text).map_err(self.fail())
     }
 
     /// Who has this name, alive or not.
@@ -286,11 +293,11 @@ impl Place {
         Ok(None)
     }
 
-    fn make(&self, record: Record) -> io::Result<Claim> {
+    fn make(&self, record: Record, text: &[u8]) -> io::Result<Claim> {
         let new = self.path.join(format!("{NEW}{}", record.id));
         DirBuilder::new().mode(0o700).create(&new)?;
         let lock = lock_file(&new.join(LOCK))?;
-        write_json(&new, RECORD, &record)?;
+        write(&new, RECORD, text)?;
         let dir = self.path.join(&record.id);
         // Onto nothing: an id that was taken meanwhile is a folder that is not empty.
         fs::rename(&new, &dir).inspect_err(|_| {
@@ -484,8 +491,12 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Whole or not at all.
 fn write_json<T: serde::Serialize>(dir: &Path, name: &str, value: &T) -> io::Result<()> {
+    write(dir, name, &serde_json::to_vec(value)?)
+}
+
+/// Whole or not at all.
+fn write(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     let mut file = File::options()
         .write(true)
@@ -493,7 +504,7 @@ fn write_json<T: serde::Serialize>(dir: &Path, name: &str, value: &T) -> io::Res
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    file.write_all(text)?;
     fs::rename(new, dir.join(name))
 }
 
