@@ -9,6 +9,7 @@
 
 pub mod archives;
 mod caching;
+mod costs;
 mod directories;
 pub mod layers;
 
