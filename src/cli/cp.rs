@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use std::ffi::OsStr;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::thread;
 
 /// Copy files into or out of a machine
@@ -150,14 +150,22 @@ fn is_contents(from: &str) -> bool {
 fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
     let mut builder = tar::Builder::new(writer);
     builder.follow_symlinks(false);
+    // Holes are a form of their own, which the agent does not read.
+    builder.sparse(false);
+    let mut left_out = Vec::new();
     let path = Path::new(from);
     let name = match path.components().next_back() {
         Some(Component::Normal(name)) if !is_contents(from) => name,
         _ => OsStr::new("."),
     };
     if directory {
-        builder.append_dir_all(name, path)?;
+        left_out = pack_directory(&mut builder, Path::new(name), path)?;
     } else {
+        // A pipe would be waited for, a device may have no end, and neither has a size.
+        if !std::fs::metadata(path)?.is_file() {
+            let why = "it is no file and no directory";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         // What is named is followed; links further down are copied as such.
         let mut file = std::fs::File::open(path)?;
         let mut header = tar::Header::new_gnu();
@@ -166,7 +174,47 @@ fn pack(from: &str, directory: bool, writer: PipeWriter) -> io::Result<()> {
         let name = Path::new(OsStr::from_bytes(name.as_bytes()));
         builder.append_data(&mut header, name, &mut file)?;
     }
-    builder.finish()
+    builder.finish()?;
+    match left_out.as_slice() {
+        [] => Ok(()),
+        [first, rest @ ..] => {
+            let more = match rest.len() {
+                0 => String::new(),
+                count => format!(" and {count} more"),
+            };
+            let first = first.display();
+            Err(io::Error::other(format!(
+                "{first}{more}: no file, directory or link"
+            )))
+        }
+    }
+}
+
+/// Sends a directory as `name`, with all below it; returns what means something only where
+/// it is.
+fn pack_directory(
+    builder: &mut tar::Builder<PipeWriter>,
+    name: &Path,
+    path: &Path,
+) -> io::Result<Vec<PathBuf>> {
+    let mut left_out = Vec::new();
+    let mut stack = vec![(path.to_owned(), name.join(""))];
+    builder.append_dir(name.join(""), path)?;
+    while let Some((from, to)) = stack.pop() {
+        for entry in std::fs::read_dir(&from)? {
+            let entry = entry?;
+            let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+            if kind.is_dir() {
+                builder.append_dir(&to, entry.path())?;
+                stack.push((entry.path(), to));
+            } else if kind.is_file() || kind.is_symlink() {
+                builder.append_path_with_name(entry.path(), to)?;
+            } else {
+                left_out.push(entry.path());
+            }
+        }
+    }
+    Ok(left_out)
 }
 
 #[cfg(test)]
@@ -181,6 +229,55 @@ mod tests {
         for path in ["/", "/var/.", "/var/..", "."] {
             assert_eq!(name(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        for path in [pipe.to_str().expect("a path"), "/dev/zero"] {
+            let (_reader, writer) = io::pipe().expect("a pipe");
+            let error = pack(path, false, writer).expect_err("no file");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_goes_whole_but_for_what_means_something_only_there() {
+        use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
+        let folder = tempfile::tempdir().expect("a folder");
+        let from = folder.path().join("from");
+        std::fs::create_dir_all(from.join("below")).expect("a folder");
+        let _socket = std::os::unix::net::UnixListener::bind(from.join("socket"));
+        nix::unistd::mkfifo(&from.join("pipe"), nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        symlink("below/holes", from.join("link")).expect("a link");
+        let holes = std::fs::File::create(from.join("below/holes")).expect("a file");
+        holes.write_all_at(b"end", 4 << 20).expect("written");
+        assert!(holes.metadata().expect("a file").blocks() < 1024, "holes");
+        std::fs::write(from.join("below/last"), "last").expect("written");
+
+        let to = folder.path().join("to");
+        std::fs::create_dir(&to).expect("a folder");
+        let target = unpack::Target::open(&to, None).expect("a target");
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let packed = thread::scope(|scope| {
+            let packing = scope.spawn(|| pack(from.to_str().expect("a path"), true, writer));
+            let complaints = unpack::unpack(reader, &target).expect("a stream");
+            assert_eq!(complaints, Vec::<String>::new());
+            packing.join().expect("no panic")
+        });
+        let told = packed.expect_err("two were left out").to_string();
+        assert!(told.contains("and 1 more: no file"), "{told}");
+        let to = to.join("from");
+        let names = std::fs::read_dir(&to).expect("a folder").count();
+        assert_eq!(names, 2, "a folder and a link");
+        let bytes = std::fs::read(to.join("link")).expect("a link to a file");
+        assert!(bytes.len() == (4 << 20) + 3 && bytes.ends_with(b"\0end"));
+        assert_eq!(
+            std::fs::read(to.join("below/last")).expect("a file"),
+            b"last"
+        );
     }
 
     #[test]

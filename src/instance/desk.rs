@@ -130,6 +130,8 @@ impl Desk {
         // First, so that who is told finds it as it is told: gone, if nothing is kept. A folder
         // that cannot be written is swept by the next husk that looks.
         let _ = self.claim.conclude(ended);
+        // Of all together: until then the machine seems to live.
+        let until = Instant::now() + FAREWELL;
         for client in std::mem::take(&mut self.clients) {
             match client {
                 Client::Counting(stream) => {
@@ -137,7 +139,7 @@ impl Desk {
                     let _ = tell(&stream, &Answer::Refused(why));
                 }
                 Client::Waiting(stream) => drop(tell(&stream, &Answer::Ended(ended.clone()))),
-                Client::Attached(attached) => farewell(*attached),
+                Client::Attached(attached) => farewell(*attached, until),
                 Client::Asking(..) | Client::Gone => {}
             }
         }
@@ -379,8 +381,7 @@ fn tell(stream: &UnixStream, answer: &Answer) -> io::Result<()> {
 }
 
 /// What an attached client has not read yet of the end.
-fn farewell(mut attached: Attached) {
-    let until = Instant::now() + FAREWELL;
+fn farewell(mut attached: Attached, until: Instant) {
     let mut nothing = VecDeque::new();
     while attached.has_more() {
         let left = until.saturating_duration_since(Instant::now());

@@ -12,8 +12,8 @@ mod files;
 mod sockets;
 
 use super::journal;
-use super::record::{Ended, ID_DIGITS, Record, State, is_id, now};
-use files::{is_locked, lock_file, new_id, read_json, write_json};
+use super::record::{Ended, ID_DIGITS, MAX_RECORD, Record, State, is_id, now};
+use files::{is_locked, lock_file, new_id, read_json, write, write_json};
 use nix::fcntl::Flock;
 use sockets::{connect, link, listen, unlink_vsock};
 use std::fs::{self, DirBuilder, File};
@@ -44,6 +44,8 @@ pub enum PlaceError {
     Stranger(PathBuf),
     #[error("the name '{name}' is taken by machine {id}")]
     Taken { name: String, id: String },
+    #[error("what is to be written down of the machine is longer than {} MiB", MAX_RECORD >> 20)]
+    Long,
     #[error("there is no machine '{0}'")]
     Unknown(String),
     #[error("'{word}' is the beginning of several ids: {}", .ids.join(", "))]
@@ -279,7 +281,12 @@ impl Place {
                 break;
             }
         }
-        self.make(record).map_err(self.fail())
+        // What could not be read back would be a machine that nobody sees.
+        let text = serde_json::to_vec(&record).map_err(|error| self.fail()(error.into()))?;
+        if text.len() as u64 > MAX_RECORD {
+            return Err(PlaceError::Long);
+        }
+        self.make(record, &text).map_err(self.fail())
     }
 
     /// Who has this name, alive or not.
@@ -293,11 +300,11 @@ impl Place {
         Ok(None)
     }
 
-    fn make(&self, record: Record) -> io::Result<Claim> {
+    fn make(&self, record: Record, text: &[u8]) -> io::Result<Claim> {
         let new = self.path.join(format!("{NEW}{}", record.id));
         DirBuilder::new().mode(0o700).create(&new)?;
         let lock = lock_file(&new.join(LOCK))?;
-        write_json(&new, RECORD, &record)?;
+        write(&new, RECORD, text)?;
         let dir = self.path.join(&record.id);
         // Onto nothing: an id that was taken meanwhile is a folder that is not empty.
         fs::rename(&new, &dir).inspect_err(|_| {

@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const ID_DIGITS: usize = 12;
 /// Longest name of a machine, as host names have it.
 pub const MAX_NAME: usize = 63;
-/// Longest record read back: a damaged one must not fill memory.
-pub const MAX_RECORD: u64 = 4 << 20;
+/// Longest record, written or read back: a damaged one must not fill memory. Room for the
+/// longest `Start` there is, an image's labels, and each byte of both as `\u0001`.
+pub const MAX_RECORD: u64 = 32 << 20;
 
 /// Written once, when the machine is claimed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,6 +30,7 @@ pub fn problem(error: &PlaceError) -> Failure {
         PlaceError::Taken { id, .. } => problem.hint(format!("husk rm {id} frees it")),
         PlaceError::Unknown(_) => problem.hint("husk ps -a lists them"),
         PlaceError::Ambiguous { .. } => problem.hint("write more of it"),
+        PlaceError::Long => problem.hint("the image's labels and variables count, too"),
         PlaceError::Folder { .. } | PlaceError::Stranger(_) => {
             problem.hint("set XDG_RUNTIME_DIR to a folder of your own")
         }

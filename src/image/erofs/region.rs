@@ -112,6 +112,8 @@ pub struct Region<'a> {
     /// Where the buffer will go.
     at: u64,
     buffer: Vec<u8>,
+    /// Bytes written since the last look at the free disk.
+    unseen: u64,
 }
 
 impl<'a> Region<'a> {
@@ -121,6 +123,7 @@ impl<'a> Region<'a> {
             path,
             at,
             buffer: Vec::with_capacity(BUFFER),
+            unseen: 0,
         }
     }
 
@@ -152,9 +155,21 @@ impl<'a> Region<'a> {
         self.file
             .write_all_at(&self.buffer, self.at)
             .map_err(|error| ImageError::io("write", self.path, error))?;
+        let bytes = self.buffer.len() as u64;
         self.at = self.position();
         self.buffer.clear();
-        Ok(())
+        self.look(bytes)
+    }
+
+    /// Leaves the host the disk it needs for itself.
+    fn look(&mut self, written: u64) -> Result<(), ImageError> {
+        self.unseen += written;
+        if self.unseen < crate::image::unpack::LOOK {
+            return Ok(());
+        }
+        self.unseen = 0;
+        crate::image::unpack::room(self.file)
+            .map_err(|error| ImageError::io("write", self.path, error))
     }
 
     /// Takes the first `len` bytes of `source`, leaving its holes out. `copied` hears of
@@ -200,6 +215,7 @@ impl<'a> Region<'a> {
                 Ok(0) => return Err(source.changing()),
                 Ok(bytes) => {
                     self.at += bytes as u64;
+                    self.look(bytes as u64)?;
                     return Ok(bytes as u64);
                 }
                 // Two file systems that share nothing, or a kernel that cannot: by hand.

@@ -221,6 +221,63 @@ fn a_token_is_fetched_and_never_shown_elsewhere() {
 }
 
 #[test]
+fn only_the_registry_says_where_a_login_goes() {
+    let thief = Server::start(Box::new(|asked, own| match asked.path.as_str() {
+        "/token" => ok(br#"{"token":"stolen"}"#),
+        _ => {
+            let ask = format!("WWW-Authenticate: Bearer realm=\"{own}/token\"");
+            status("401 Unauthorized", &[&ask], b"")
+        }
+    }));
+    let blobs = format!("http://localhost:{}", thief.port);
+    let sample = Sample::new();
+    let server = Server::start(Box::new(move |asked, _| match sample.is_layer(asked) {
+        true => {
+            let to = format!("Location: {blobs}{}", asked.path);
+            status("307 Temporary Redirect", &[&to], b"")
+        }
+        false => sample.answer(asked),
+    }));
+    let error = server.pull_error();
+    assert!(matches!(error, PullError::Denied { .. }), "{error}");
+    let asked: Vec<String> = thief.asked().into_iter().map(|asked| asked.path).collect();
+    assert!(
+        asked.iter().all(|path| path.starts_with("/v2/")),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn a_part_that_is_longer_than_the_whole_is_asked_for_again_from_the_start() {
+    let sample = Sample::new();
+    let broken = AtomicBool::new(false);
+    let server = Server::start(Box::new(move |asked, _| {
+        if !sample.is_layer(asked) {
+            return sample.answer(asked);
+        }
+        if asked.header("range").is_some() {
+            return status("416 Range Not Satisfiable", &[], b"");
+        }
+        let mut answer = sample.answer(asked);
+        match broken.swap(true, Ordering::Relaxed) {
+            false => {
+                answer.truncate(1000);
+                answer
+            }
+            true => answer,
+        }
+    }));
+    server.pull("app").unwrap();
+    // And one that says so whatever it is asked has an end.
+    let server = Server::start(Box::new(|_, _| status("416 No", &[], b"")));
+    let error = server.pull_error();
+    assert!(
+        matches!(error, PullError::Status { status: 416, .. }),
+        "{error}"
+    );
+}
+
+#[test]
 fn nobody_is_led_to_plain_http_or_in_circles() {
     let to = |to: &'static str| {
         Server::start(Box::new(move |_, _| {

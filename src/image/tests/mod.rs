@@ -9,6 +9,7 @@
 
 mod archives;
 mod caching;
+mod costs;
 mod directories;
 mod hostile;
 mod layers;

@@ -176,6 +176,28 @@ fn an_onlooker_that_does_not_read_is_let_go_and_the_log_is_whole() {
 }
 
 #[test]
+fn onlookers_that_read_nothing_hold_up_the_end_together_and_not_each() {
+    let mut room = Room::open();
+    let _stuck: Vec<UnixStream> = (0..3).map(|_| room.attach()).collect();
+    let greeted = |client: &Client| matches!(client, Client::Attached(a) if !a.has_more());
+    room.turn(|desk| desk.clients.iter().all(greeted));
+    // More than a socket takes, less than they may be behind.
+    room.desk().heard(Stream::Stdout, &[b'x'; 1 << 20]);
+    room.desk().told(&Event::Exited(Exit::Code(0)));
+    assert_eq!(room.attached(), 3);
+    let ended = Ended {
+        at: 1,
+        code: 0,
+        signal: None,
+        error: None,
+    };
+    let began = Instant::now();
+    room.desk.take().expect("open").conclude(&ended);
+    let took = began.elapsed();
+    assert!((FAREWELL..2 * FAREWELL).contains(&took), "{took:?}");
+}
+
+#[test]
 fn frames_that_make_no_sense_end_an_attachment_only() {
     let mut room = Room::open();
     let mut stream = room.attach();

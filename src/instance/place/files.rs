@@ -59,8 +59,12 @@ pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Whole or not at all.
 pub fn write_json<T: serde::Serialize>(dir: &Path, name: &str, value: &T) -> io::Result<()> {
+    write(dir, name, &serde_json::to_vec(value)?)
+}
+
+/// Whole or not at all.
+pub fn write(dir: &Path, name: &str, text: &[u8]) -> io::Result<()> {
     let new = dir.join(format!("{name}.new"));
     let mut file = File::options()
         .write(true)
@@ -68,6 +72,6 @@ pub fn write_json<T: serde::Serialize>(dir: &Path, name: &str, value: &T) -> io:
         .truncate(true)
         .mode(0o600)
         .open(&new)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    file.write_all(text)?;
     fs::rename(new, dir.join(name))
 }
