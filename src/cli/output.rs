@@ -262,8 +262,11 @@ fn shown(text: &str) -> String {
     if text.len() <= MAX_SHOWN {
         return text;
     }
-    let head = text.floor_char_boundary(MAX_SHOWN / 2);
-    let tail = text.ceil_char_boundary(text.len() - MAX_SHOWN / 2);
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let tail_at = text.len() - MAX_SHOWN / 2;
+    let head = (0..=MAX_SHOWN / 2).rev().find(is_boundary);
+    let tail = (tail_at..=text.len()).find(is_boundary);
+    let (head, tail) = (head.unwrap_or(0), tail.unwrap_or(text.len()));
     format!("{} … {}", &text[..head], &text[tail..])
 }
 
