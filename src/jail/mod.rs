@@ -40,7 +40,7 @@ pub enum Step {
     Landlock,
     /// The same, but for TCP connections to elsewhere: a network is what the process is for.
     LandlockButConnect,
-    /// That, and the files of its root can be read.
+    /// That, and the files below its working directory can be read.
     LandlockButFolder,
     /// No system call but those a network needs (seccomp).
     SystemCalls,
@@ -77,7 +77,6 @@ impl Plan {
     pub fn for_network(namespaces: bool, has_root: bool) -> Self {
         let Self(mut steps) = Self::new(namespaces);
         steps.retain(|step| *step != Step::Landlock && !(has_root && *step == Step::EmptyRoot));
-        // Without namespaces that root is the host's: no file of it is needed but these.
         steps.push(match has_root {
             true => Step::LandlockButFolder,
             false => Step::LandlockButConnect,
@@ -111,7 +110,7 @@ impl Step {
             Self::NoNewPrivileges => prctl::set_no_new_privs().map_err(Into::into),
             Self::Landlock => landlock::deny_all(),
             Self::LandlockButConnect => landlock::deny_all_but_connect(None),
-            Self::LandlockButFolder => landlock::deny_all_but_connect(Some("/")),
+            Self::LandlockButFolder => landlock::deny_all_but_connect(Some(".")),
             Self::SystemCalls => confine(Calls::Net),
         }
     }

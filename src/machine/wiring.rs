@@ -29,6 +29,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use vm_memory::GuestAddress;
 
@@ -130,7 +131,8 @@ impl<'a> Wiring<'a> {
             self.add(Spec::Blk {
                 file,
                 read_only: drive.read_only,
-                id: drive.file.path.display().to_string(),
+                // Not the path: where its operator keeps things is none of the guest's business.
+                id: serial(&drive.file.path),
                 limits: blk::Limits {
                     bytes: drive.bps,
                     operations: drive.iops,
@@ -212,6 +214,12 @@ impl<'a> Wiring<'a> {
         self.slots.push(slot);
         Ok(handle)
     }
+}
+
+/// What a guest is told of a disk's file: its name.
+fn serial(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn named(name: &'static str) -> impl FnOnce(io::Error) -> BuildError {

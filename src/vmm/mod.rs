@@ -15,6 +15,7 @@ use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
 use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
+use crate::sys::limits;
 use crate::sys::seqpacket::SeqPacket;
 use crate::telemetry;
 use control::Desk;
@@ -40,6 +41,8 @@ pub fn run(control: RawFd) -> u8 {
             return 2;
         }
     };
+    // A guest's disk is a file.
+    limits::survive_file_size();
     tell_panics(&socket);
     tell_lines(&socket);
     match serve(&socket, &mut inherited) {

@@ -158,7 +158,7 @@ fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool
         Event::Report(Report::Kernel(variant)) => waterfall.kernel(*variant),
         Event::Report(Report::RoundTrips(trips)) => waterfall.round_trips(*trips),
         Event::Report(Report::Note { line }) if !quiet => {
-            printer.talk(&format!("husk: {line}\r\n"));
+            printer.talk(&format!("husk: {}\r\n", visible(line)));
         }
         Event::Report(_) => {}
     }

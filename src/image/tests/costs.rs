@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What hostile layers may cost the host, in memory, time and disk.
 
-use super::tar::Tar;
 use super::made::Made;
+use super::tar::Tar;
 use crate::image::{ImageError, Malformed, RootFs};
 
 /// As the only layer of an image.

@@ -305,12 +305,15 @@ pub fn judged(
     question: &Question,
     policy: &mut Policy,
 ) -> Option<Vec<u8>> {
-    let Answer::Addresses(list) = dns::read_answer(message, id, question) else {
+    let Answer::Addresses { answered, beside } = dns::read_answer(message, id, question) else {
         return None;
     };
-    let harmless = list
-        .into_iter()
-        .all(|address| policy.pin(&question.name, address));
+    // Other sections' are of other names: nothing is opened for them, but a resolver may take
+    // them, so they are judged.
+    let harmless = beside.into_iter().all(|address| policy.may_name(address))
+        && answered
+            .into_iter()
+            .all(|address| policy.pin(&question.name, address));
     Some(match harmless {
         true => dns::renumber(message, question.id),
         false => question.no_such_name(),
@@ -326,5 +329,7 @@ fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_nonblocking(true)?;
     socket.connect(to)?;
+    // What came from anybody between the two calls is still there, and is nobody's answer.
+    while socket.recv(&mut [0]).is_ok() {}
     Ok(socket)
 }

@@ -119,8 +119,12 @@ fn begin(socket: &SeqPacket, inherited: &mut Inherited) -> Result<Option<Stack>,
         .private
         .as_ref()
         .map(|member| member.folder.as_path());
-    if let Some(folder) = folder.filter(|_| config.jail) {
-        jail::make_root(folder)?;
+    if let Some(folder) = folder {
+        match config.jail {
+            true => jail::make_root(folder)?,
+            // The host's root stays: nothing of it but this is within reach.
+            false => std::env::set_current_dir(folder)?,
+        }
     }
     Plan::for_network(config.jail, folder.is_some()).enter()?;
     Ok(Some(Stack::new(parts)?))

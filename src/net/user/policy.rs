@@ -78,6 +78,12 @@ impl Policy {
         self.open || self.rules_of(name).next().is_some()
     }
 
+    /// Whether any name may lead to this address.
+    #[must_use]
+    pub fn may_name(&self, address: IpAddr) -> bool {
+        !self.is_forbidden(address)
+    }
+
     /// Takes note of an answer to a question for `name`. False if it leads where no name may.
     pub fn pin(&mut self, name: &str, address: IpAddr) -> bool {
         if self.is_forbidden(address) {

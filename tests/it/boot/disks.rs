@@ -130,3 +130,23 @@ fn a_limit_slows_a_disk_down() {
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1500), "{took:?}");
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_in_the_guest_and_no_more() {
+    let Some(host) = Host::find() else { return };
+    let data = Data::new();
+    let share = tempfile::tempdir().expect("a folder");
+    let mount = format!("{}:/host", share.path().display());
+    let options = ["-v", "held:/data", "-v", &mount];
+    data.sh(&host, "true").options(&options).end().is(0, "", "");
+    // Beyond 10 MiB of any file, in blocks of 512 bytes.
+    let limited = "ulimit -f 20480 && exec \"$@\"";
+    let script = "dd if=/dev/zero of=/data/big bs=1M count=100 conv=fsync 2>&1 | \
+        busybox grep -c rror; dd if=/dev/zero of=/host/big bs=1M count=11 2>&1 | \
+        busybox grep -c 'too large'; echo survived";
+    data.sh(&host, script)
+        .options(&options)
+        .by(&["sh", "-c", limited, "sh"])
+        .end()
+        .is(0, "1\n1\nsurvived\n", "");
+}
