@@ -66,6 +66,7 @@ const VERBS: &[Verb] = &[
                 &["", "x", "/", "/x:size=0", "/x:size=", "/x:mode=7"],
             ),
             ("--disk-bps", SIZES),
+            ("--net-bps", SIZES),
             ("--disk-iops", &["0", "-1", "", "many", "1.5"]),
             ("--vsock", &["", "/no/such/folder/socket"]),
             ENV,
