@@ -148,6 +148,7 @@ pub fn build(
         }),
         variant: loaded.variant,
         sources: board.sources,
+        transports: board.transports,
         balloon: board.balloon,
         net: board.net,
         serial,

@@ -21,6 +21,7 @@ use crate::events::Source;
 use crate::kvm::Vm;
 use crate::memory;
 use crate::units::Variant;
+use crate::virtio::transport::Mmio;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -32,6 +33,7 @@ pub struct Machine {
     shared: Arc<vcpu::Shared>,
     variant: Variant,
     sources: Vec<Arc<dyn Source>>,
+    transports: Vec<Arc<Mmio>>,
     balloon: Option<Arc<balloon::Control>>,
     net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
@@ -43,6 +45,7 @@ pub struct Running {
     _vm: Vm,
     _threads: Vec<JoinHandle<()>>,
     shared: Arc<vcpu::Shared>,
+    transports: Vec<Arc<Mmio>>,
     balloon: Option<Arc<balloon::Control>>,
     net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
@@ -71,6 +74,7 @@ impl Machine {
             _vm: self.vm,
             _threads: threads,
             shared: self.shared,
+            transports: self.transports,
             balloon: self.balloon,
             net: self.net,
             serial: self.serial,
@@ -134,8 +138,10 @@ impl Running {
         self.log.tail(lines).join("\n")
     }
 
-    /// Writes out what the guest's consoles still hold.
+    /// Writes out what the guest's consoles still hold, and waits for what was begun on its
+    /// disks. Only once no device works any more: the event loop is over.
     pub fn flush(&self) {
         self.serial.flush();
+        self.transports.iter().for_each(|mmio| mmio.quiesce());
     }
 }

@@ -42,6 +42,8 @@ pub struct Board {
     pub ports: BusBuilder,
     pub mmio: BusBuilder,
     pub sources: Vec<Arc<dyn Source>>,
+    /// The virtio devices, in the order of their places.
+    pub transports: Vec<Arc<Mmio>>,
     pub balloon: Option<Arc<balloon::Control>>,
     pub net: Option<Arc<net::Counters>>,
 }
@@ -210,6 +212,7 @@ impl<'a> Wiring<'a> {
         self.board
             .mmio
             .add(base..base + transport::SIZE, Arc::clone(&mmio) as _)?;
+        self.board.transports.push(Arc::clone(&mmio));
         self.board.sources.push(mmio);
         self.slots.push(slot);
         Ok(handle)
