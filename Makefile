@@ -21,6 +21,7 @@ test: packages $(HUSK) kernel lab-kernel ## Everything: style, units, and real b
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) test --workspace
+	tests/services/run --quick
 	tests/lab/probe
 	tests/lab/suite
 

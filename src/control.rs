@@ -28,6 +28,8 @@ pub enum Request {
     /// Save the machine as it stands, its state into the first of two empty files that come
     /// with this message and its memory into the second. It goes on afterwards.
     Save,
+    /// Send what the devices count as a `Report::Counted`.
+    Count,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +42,8 @@ pub enum Report {
     RoundTrips(RoundTrips),
     /// The console's last lines, lossily decoded.
     Console { tail: String },
+    /// What the devices counted so far.
+    Counted(Counted),
     /// Something the operator may want to know, in one line.
     Note { line: String },
     /// The guest's kernel panicked; the machine ends when the guest resets or is stopped.
@@ -48,6 +52,33 @@ pub enum Report {
     Saved { problem: Option<String> },
     /// The last report.
     Ended(End),
+}
+
+/// What the devices of a machine count. What a machine does not have is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    pub net: Option<Traffic>,
+    pub memory: Option<GuestMemory>,
+}
+
+/// What went through a network interface, as the guest names the directions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    pub received_bytes: u64,
+    pub received_frames: u64,
+    pub sent_bytes: u64,
+    pub sent_frames: u64,
+}
+
+/// What the guest says of its memory, in bytes: its word, and no older than the question
+/// before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestMemory {
+    pub total: u64,
+    pub free: u64,
+    /// What programs could still have, caches included.
+    pub available: u64,
+    pub caches: u64,
 }
 
 /// How often a guest kernel that lives in ring 3 went through ring 0, in the order of `KINDS`.

@@ -118,7 +118,10 @@ impl Store {
         file.sync_all().map_err(failed("write", &path))?;
         let from = format!("/proc/self/fd/{}", file.as_raw_fd());
         match rustix::fs::linkat(CWD, &from, CWD, &path, AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => Ok(()),
+            // What a guest brings to its disk is worth nothing in a file whose name is lost.
+            Ok(()) => File::open(&self.folder)
+                .and_then(|folder| folder.sync_all())
+                .map_err(failed("write", &self.folder)),
             Err(Errno::EXIST) => Err(VolumeError::Exists(name.to_owned())),
             Err(errno) => Err(failed("make", &path)(errno.into())),
         }
@@ -195,6 +198,11 @@ impl Store {
         let (file, _) = self.look(name, &path)?;
         let how = FlockOperation::NonBlockingLockExclusive;
         lock(&file, how, name, &path)?;
+        // Removed by another husk between the two steps: what has the name now is another
+        // volume, perhaps with a machine that writes to it.
+        if file.metadata().map_err(failed("read", &path))?.nlink() == 0 {
+            return Err(VolumeError::Missing(name.to_owned()));
+        }
         fs::remove_file(&path).map_err(failed("remove", &path))
     }
 
@@ -334,6 +342,37 @@ mod tests {
         assert!(matches!(store.get("data"), Err(VolumeError::Missing(_))));
         let left = fs::read_dir(data.path().join("volumes")).expect("a folder");
         assert_eq!(left.count(), 1, "nothing is left of making and removing");
+    }
+
+    #[test]
+    fn a_volume_that_was_made_anew_meanwhile_is_not_removed() {
+        let data = tempfile::tempdir().expect("a folder");
+        let store = Store::new(data.path());
+        let (file, path) = store.open("data", false).expect("made");
+        store.create("other", MIN_SIZE).expect("made");
+        let inode = file.metadata().expect("a file").ino();
+        // How many descriptors of this process are of that file.
+        let held = || {
+            let list = fs::read_dir("/proc/self/fd")
+                .expect("descriptors")
+                .flatten();
+            let meta = list.filter_map(|entry| fs::metadata(entry.path()).ok());
+            meta.filter(|meta| meta.ino() == inode && meta.is_file())
+                .count()
+        };
+        thread::scope(|scope| {
+            let removing = scope.spawn(|| store.remove("data"));
+            // It has the file open, and waits for the lock.
+            while held() < 2 {
+                assert!(!removing.is_finished(), "nobody was waited for");
+                thread::yield_now();
+            }
+            fs::rename(store.path("other"), &path).expect("another of that name");
+            drop(file);
+            let result = removing.join().expect("no panic");
+            assert!(matches!(result, Err(VolumeError::Missing(_))), "{result:?}");
+        });
+        assert_eq!(store.get("data").expect("it is there").size, MIN_SIZE);
     }
 
     #[test]

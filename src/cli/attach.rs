@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk attach`: this terminal's streams joined to a machine's command. Main thread.
 
-use super::guest;
+use super::guest::{self, Call};
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::{find_one, place};
 use crate::instance::call;
@@ -46,5 +46,10 @@ pub fn execute(args: &AttachArgs, _printer: &Printer) -> Result<ExitStatus, Fail
         stdin: input,
         ..Start::default()
     };
-    guest::converse(stream, start, guest::streams(input)?, true)
+    let call = Call {
+        stream,
+        start,
+        greeted: false,
+    };
+    guest::converse(call, guest::streams(input)?, true)
 }

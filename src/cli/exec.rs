@@ -4,14 +4,17 @@
 //! The command line talks to the guest's agent itself, over the machine's vsock socket: the
 //! owner has no part in it, and no other session waits for this one.
 
-use super::guest;
+use super::guest::{self, Call};
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::{find_one, place, user, variable, workdir};
 use crate::instance::{Found, Place, call, journal};
-use husk_protocol::{AGENT_PORT, Start};
+use husk_protocol::{AGENT_PORT, Message, Start};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::net::UnixStream;
+
+/// Longest first message that goes with the call: any socket has room for it, so nobody waits
+/// for a guest that does not read.
+const MAX_FIRST: usize = 64 * 1024;
 
 /// Run a further command in a machine
 ///
@@ -71,8 +74,6 @@ pub fn execute(args: &ExecArgs, _printer: &Printer) -> Result<ExitStatus, Failur
     }
     let place = place()?;
     let found = find_one(&place, &args.machine)?;
-    let stream = dial(&found)?;
-    journal::note(place.path(), "exec", &found.record, None);
     let record = &found.record;
     let pairs = env.into_iter().map(|(name, value)| {
         let mut pair = name.into_vec();
@@ -99,11 +100,13 @@ pub fn execute(args: &ExecArgs, _printer: &Printer) -> Result<ExitStatus, Failur
         stdin: args.interactive,
         ..Start::default()
     };
-    guest::converse(stream, start, guest::streams(args.interactive)?, false)
+    let call = dial(&found, start)?;
+    journal::note(place.path(), "exec", &found.record, None);
+    guest::converse(call, guest::streams(args.interactive)?, false)
 }
 
-/// A connection to the agent of a machine that runs.
-pub fn dial(found: &Found) -> Result<UnixStream, Failure> {
+/// Asks the agent of a machine that runs for a process.
+fn dial(found: &Found, start: Start) -> Result<Call, Failure> {
     let title = found.record.title();
     let ended = || {
         Problem::new(format!("machine '{title}' does not run")).hint("husk ps lists those that do")
@@ -111,24 +114,38 @@ pub fn dial(found: &Found) -> Result<UnixStream, Failure> {
     if !found.is_running() {
         return Err(ended().into());
     }
-    call::dial(found, AGENT_PORT).map_err(|error| {
+    let mut first = Vec::new();
+    // It is heard by an agent that has not yet said which version it speaks. One too long
+    // to be sent at all is the session's to refuse, once it is up.
+    let encoded = Message::Start(start.clone()).encode(&mut first).is_ok();
+    let greeted =
+        encoded && first.len() <= MAX_FIRST && found.record.protocol == husk_protocol::VERSION;
+    if !greeted {
+        first.clear();
+    }
+    let stream = call::dial(found, AGENT_PORT, &first).map_err(|error| {
         // Its socket goes before its owner does.
         if !found.dir.join("vsock.sock").exists() {
             return ended().into();
         }
         let what = format!("the guest of machine '{title}' takes no further command");
-        Problem::new(what).because(&error).into()
+        Failure::from(Problem::new(what).because(&error))
+    })?;
+    Ok(Call {
+        stream,
+        start,
+        greeted,
     })
 }
 
 /// For the verbs that run one of the agent's own programs.
-pub fn own(place: &Place, machine: &str, words: &[&[u8]]) -> Result<(UnixStream, Start), Failure> {
+pub fn own(place: &Place, machine: &str, words: &[&[u8]], stdin: bool) -> Result<Call, Failure> {
     let found = find_one(place, machine)?;
-    let stream = dial(&found)?;
     let start = Start {
         argv: words.iter().map(|word| word.to_vec()).collect(),
         own: true,
+        stdin,
         ..Start::default()
     };
-    Ok((stream, start))
+    dial(&found, start)
 }

@@ -15,6 +15,14 @@ use std::time::Duration;
 /// From the connection to the agent's first word: it is up, and only has to be scheduled.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// A process of a guest that was asked for.
+pub struct Call {
+    pub stream: UnixStream,
+    pub start: Start,
+    /// Whether `start` went with the call.
+    pub greeted: bool,
+}
+
 /// This terminal's size and kind, for a process that gets one.
 pub fn this_terminal() -> Terminal {
     Terminal {
@@ -58,18 +66,13 @@ pub fn streams(stdin: bool) -> anyhow::Result<Streams> {
 }
 
 /// What a session came to: the process's code, or that somebody left.
-pub fn converse(
-    stream: UnixStream,
-    start: Start,
-    streams: Streams,
-    detachable: bool,
-) -> Result<ExitStatus, Failure> {
+pub fn converse(call: Call, streams: Streams, detachable: bool) -> Result<ExitStatus, Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
-    let raw = match start.terminal.is_some() && streams.stdin.is_some() {
+    let raw = match call.start.terminal.is_some() && streams.stdin.is_some() {
         true => terminal::raw_stdin().context("cannot use the terminal")?,
         false => None,
     };
-    let result = drive(stream, start, streams, &signals, detachable);
+    let result = drive(call, streams, &signals, detachable);
     drop(raw);
     let outcome = result.map_err(|error| failure(&error))?;
     if let Some(error) = &outcome.unwritten {
@@ -83,16 +86,16 @@ pub fn converse(
 }
 
 pub fn drive(
-    stream: UnixStream,
-    start: Start,
+    call: Call,
     streams: Streams,
     signals: &Signals,
     detachable: bool,
 ) -> Result<Outcome, SessionError> {
     session::drive(
         Session {
-            agent: stream,
-            start,
+            agent: call.stream,
+            start: call.start,
+            greeted: call.greeted,
             streams,
             machine: None,
             signals,
@@ -121,7 +124,7 @@ pub fn failure(error: &SessionError) -> Failure {
 
 /// Runs a process whose output is for husk itself: its exit code, and what it wrote, of
 /// which no more than `most` bytes are taken. What it complains of goes to standard error.
-pub fn capture(stream: UnixStream, start: Start, most: usize) -> Result<(u8, Vec<u8>), Failure> {
+pub fn capture(call: Call, most: usize) -> Result<(u8, Vec<u8>), Failure> {
     let signals = Signals::catch().context("cannot catch signals")?;
     let (reader, writer) = io::pipe().context("cannot make a pipe")?;
     let streams = Streams {
@@ -137,7 +140,7 @@ pub fn capture(stream: UnixStream, start: Start, most: usize) -> Result<(u8, Vec
             let _ = reader.take(limit).read_to_end(&mut text);
             text
         });
-        let result = drive(stream, start, streams, &signals, false);
+        let result = drive(call, streams, &signals, false);
         (result, reading.join().unwrap_or_default())
     });
     let outcome = result.map_err(|error| failure(&error))?;

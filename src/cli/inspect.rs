@@ -39,6 +39,9 @@ fn document(found: &Found) -> Value {
         "image": record.image,
         "created": stamp(record.created),
         "state": state(found),
+        "ports": record.ports,
+        "exposed_ports": record.exposed,
+        "volumes": record.volumes,
         "process": {
             "command": record.command,
             "env": record.env,
@@ -55,6 +58,8 @@ fn document(found: &Found) -> Value {
             "memory": record.memory,
             "hostname": record.hostname,
         },
+        "mounts": record.mounts,
+        "network": record.network,
         "host": {
             "detached": record.detached,
             "removed_at_end": record.remove,

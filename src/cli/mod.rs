@@ -40,11 +40,14 @@ mod top;
 mod usage;
 mod volume;
 mod wait;
+mod words;
+
+/// The command line as clap knows it; tests hold it against their own tables.
+pub use usage::command;
 
 use crate::{net, share, vmm};
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
-use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
@@ -53,6 +56,14 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "husk", version, max_term_width = 88, after_help = usage::TOP_EXAMPLES)]
 struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Args)]
+struct Globals {
     /// Colour on the terminal; NO_COLOR in the environment says never.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t, global = true)]
     #[arg(hide_possible_values = true, help_heading = "Global options")]
@@ -60,8 +71,6 @@ struct Cli {
     /// The same as --color never
     #[arg(long, global = true, help_heading = "Global options")]
     no_color: bool,
-    #[command(subcommand)]
-    verb: Verb,
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,8 +156,8 @@ impl Verb {
 pub fn main() -> ExitCode {
     let exec = trace::Mark::exec_estimate();
     terminal::restore_on_panic();
-    let words: Vec<OsString> = std::env::args_os().collect();
-    match usage::command().try_get_matches_from(&words) {
+    let words = words::marked(&usage::brief(), std::env::args_os().collect());
+    match usage::parse(&words) {
         Ok(matches) => dispatch(&matches, exec),
         Err(error) => usage::answer(&error, &words),
     }
@@ -160,9 +169,9 @@ fn dispatch(matches: &clap::ArgMatches, exec: trace::Mark) -> ExitStatus {
         Ok(cli) => cli,
         Err(error) => return usage::answer(&error, &[]),
     };
-    let printer = Printer::new(match cli.no_color {
+    let printer = Printer::new(match cli.globals.no_color {
         true => ColorWhen::Never,
-        false => cli.color,
+        false => cli.globals.color,
     });
     let verb = matches.subcommand_name().unwrap_or_default();
     cli.verb

@@ -251,6 +251,23 @@ pub fn visible(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Letters of one problem, cause or hint that are shown. What was typed stands in it, and may
+/// be anything a script put there.
+const MAX_SHOWN: usize = 4096;
+
+/// The text as it may be shown: what is too long has lost its middle, since it begins with
+/// what and ends with why.
+fn shown(text: &str) -> String {
+    let text = visible(text);
+    let count = text.chars().count();
+    if count <= MAX_SHOWN {
+        return text;
+    }
+    let head = text.chars().take(MAX_SHOWN / 2);
+    let tail = text.chars().skip(count - MAX_SHOWN / 2);
+    head.chain(" … ".chars()).chain(tail).collect()
+}
+
 fn render(failure: &Failure, style: Style) -> String {
     let mut text = String::new();
     for problem in &failure.problems {
@@ -259,7 +276,7 @@ fn render(failure: &Failure, style: Style) -> String {
             "{}husk:{} {}",
             style.bad,
             style.off,
-            visible(&problem.what)
+            shown(&problem.what)
         );
         let mut said = problem.what.clone();
         let mut number = 0;
@@ -267,7 +284,7 @@ fn render(failure: &Failure, style: Style) -> String {
             // Many errors repeat their source; a line that says nothing new is left out.
             if !said.contains(cause.as_str()) {
                 number += 1;
-                let _ = writeln!(text, "  {number}: {}", visible(cause));
+                let _ = writeln!(text, "  {number}: {}", shown(cause));
                 said.clone_from(cause);
             }
         }
@@ -279,6 +296,7 @@ fn render(failure: &Failure, style: Style) -> String {
         }
     }
     for hint in hints {
+        let hint = shown(hint);
         let _ = writeln!(text, "{}hint:{} {hint}", style.strong, style.off);
     }
     text
@@ -288,6 +306,15 @@ fn render(failure: &Failure, style: Style) -> String {
 mod tests {
     use super::*;
     use anyhow::Context as _;
+
+    #[test]
+    fn a_word_of_a_mebibyte_loses_its_middle() {
+        let word = "é".repeat(1 << 19);
+        let failure = Problem::new(format!("--memory {word}: unknown unit"));
+        let text = render(&Failure::operator([failure.hint(word)]), Style::PLAIN);
+        assert!(text.chars().count() < 3 * MAX_SHOWN, "{} bytes", text.len());
+        assert!(text.starts_with("husk: --memory é") && text.contains(": unknown unit\n"));
+    }
 
     #[test]
     fn words_of_a_guest_are_no_escape_sequences() {

@@ -2,7 +2,7 @@
 //! Progress of long work on standard error: one line that changes on a terminal, one line
 //! a step elsewhere. Main thread only; never writes to standard output.
 
-use super::output::Style;
+use super::output::{Style, visible};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -37,7 +37,8 @@ impl Progress {
 
     /// A new step begins.
     pub fn step(&mut self, step: &str) {
-        step.clone_into(&mut self.step);
+        // It may hold the name of a file, which a stranger chose.
+        self.step = visible(step).replace(['\n', '\t'], " ");
         if self.quiet {
             return;
         }
@@ -45,7 +46,7 @@ impl Progress {
             self.drawn = None;
             self.detail("");
         } else {
-            let _ = writeln!(io::stderr(), "husk: {step}");
+            let _ = writeln!(io::stderr(), "husk: {}", self.step);
         }
     }
 
@@ -133,6 +134,16 @@ fn line(step: &str, elapsed: Duration, detail: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_step_is_one_line_and_holds_no_escape_sequences() {
+        let mut progress = Progress::new(Style::PLAIN, true);
+        progress.step("\x1b]0;a\nhusk: forged is not in the image");
+        assert_eq!(
+            progress.step,
+            "\u{fffd}]0;a husk: forged is not in the image"
+        );
+    }
 
     #[test]
     fn a_line_fits_the_terminal_and_holds_no_control_characters() {

@@ -5,12 +5,15 @@ use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::{place, problem};
 use super::table::{self, Format};
 use crate::instance::Found;
-use crate::instance::record::{State, stamp};
+use crate::instance::record::{Port, Record, State, stamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Longest command and image in a table; --no-trunc and json have them whole.
 const WIDEST: usize = 28;
+/// Longest list of ports there, which comes last.
+const WIDEST_PORTS: usize = 80;
 
 /// List machines
 ///
@@ -54,6 +57,8 @@ struct Row<'a> {
     labels: &'a BTreeMap<String, String>,
     cpus: u32,
     memory: u64,
+    ports: &'a [Port],
+    exposed_ports: &'a [String],
     pid: Option<i32>,
 }
 
@@ -72,7 +77,9 @@ pub fn execute(args: &PsArgs, printer: &Printer) -> Result<ExitStatus, Failure> 
         let ids: String = list.iter().map(|f| format!("{}\n", f.record.id)).collect();
         printer.data(ids.as_bytes())?;
     } else {
-        let heads = ["ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS"];
+        let heads = [
+            "ID", "NAME", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS",
+        ];
         let rows: Vec<_> = list.iter().map(|f| cells(f, args.no_trunc)).collect();
         printer.data(table::render(&heads, &rows, printer).as_bytes())?;
     }
@@ -137,6 +144,8 @@ fn row(found: &Found) -> Row<'_> {
         labels: &record.labels,
         cpus: record.cpus,
         memory: record.memory,
+        ports: &record.ports,
+        exposed_ports: &record.exposed,
         pid: ended.is_none().then_some(record.pid),
     }
 }
@@ -158,5 +167,27 @@ fn cells(found: &Found, whole: bool) -> Vec<String> {
         table::shorten(&record.command.join(" "), most),
         format!("{} ago", table::span(table::since(record.created))),
         status,
+        match found.is_running() {
+            true => table::shorten(&ports(record), if whole { most } else { WIDEST_PORTS }),
+            false => String::new(),
+        },
     ]
+}
+
+/// `127.0.0.1:8080->80/tcp`, and `443/tcp` where the image listens and nothing leads there.
+fn ports(record: &Record) -> String {
+    let published = record.ports.iter().map(|port| {
+        let address = port.address.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let host = SocketAddr::new(address, port.host);
+        format!("{host}->{}/{}", port.guest, port.protocol)
+    });
+    let led = |exposed: &&String| {
+        let mut guest = record
+            .ports
+            .iter()
+            .map(|port| format!("{}/{}", port.guest, port.protocol));
+        guest.any(|guest| guest == **exposed)
+    };
+    let exposed = record.exposed.iter().filter(|one| !led(one)).cloned();
+    published.chain(exposed).collect::<Vec<_>>().join(", ")
 }

@@ -4,6 +4,7 @@
 use super::output::{ExitStatus, Failure, Printer};
 use super::run::{find, place, problem};
 use super::table::{self, Format};
+use crate::control::Counted;
 use crate::instance::Found;
 use crate::instance::call;
 use crate::instance::desk::{Answer, Ask};
@@ -18,9 +19,10 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Tell what machines cost the host
 ///
-/// CPU, memory and I/O are those of the process that runs the guest, as the host's kernel
+/// CPU, memory and disk I/O are those of the process that runs the guest, as the host's kernel
 /// counts them: unique memory goes when the machine goes, shared memory is used by others
-/// too (the kernel's and the image's pages).
+/// too (the kernel's and the image's pages). RECEIVED and SENT went through the guest's network
+/// interface. FREE is the guest's own word: memory its programs could still have.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -55,6 +57,16 @@ struct Row {
     read_bytes: u64,
     written_bytes: u64,
     threads: u64,
+    /// Through the guest's network interface; null without one.
+    net_received_bytes: Option<u64>,
+    net_received_frames: Option<u64>,
+    net_sent_bytes: Option<u64>,
+    net_sent_frames: Option<u64>,
+    /// What the guest says of its memory; null while it has not.
+    guest_memory_total: Option<u64>,
+    guest_memory_free: Option<u64>,
+    guest_memory_available: Option<u64>,
+    guest_memory_caches: Option<u64>,
 }
 
 /// What /proc says of one process.
@@ -98,7 +110,8 @@ fn tell(rows: &[Row], args: &StatsArgs, printer: &Printer) -> Result<(), Failure
         }
         (Format::Table, _) => {
             let heads = [
-                "ID", "NAME", "CPU", "UNIQUE", "SHARED", "LIMIT", "READ", "WRITTEN", "THREADS",
+                "ID", "NAME", "CPU", "UNIQUE", "SHARED", "LIMIT", "FREE", "READ", "WRITTEN",
+                "RECEIVED", "SENT", "THREADS",
             ];
             let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
             printer.data(table::render(&heads, &cells, printer).as_bytes())
@@ -110,10 +123,23 @@ fn sample(list: &[Found]) -> Vec<(&Found, i32, Usage)> {
     let running = list.iter().filter(|found| found.is_running());
     running
         .filter_map(|found| match call::ask(found, &Ask::Inspect) {
-            Ok(Answer::Live(live)) => Some((found, live.machine_pid, Usage::of(live.machine_pid)?)),
+            Ok(Answer::Live(live)) => {
+                // The guest is asked here to say how its memory is used, and says it in time
+                // for the second question.
+                let _ = count(found);
+                Some((found, live.machine_pid, Usage::of(live.machine_pid)?))
+            }
             _ => None,
         })
         .collect()
+}
+
+/// What the machine's devices counted; nothing of one that is just ending.
+fn count(found: &Found) -> Counted {
+    match call::ask(found, &Ask::Count) {
+        Ok(Answer::Counted(counted)) => counted,
+        _ => Counted::default(),
+    }
 }
 
 /// Of those that still are there.
@@ -125,6 +151,7 @@ fn rows(before: &[(&Found, i32, Usage)], span: Duration) -> Vec<Row> {
         let seconds = |ticks: u64| f64::from(u32::try_from(ticks).unwrap_or(u32::MAX)) / TICKS;
         let used = seconds(now.ticks.saturating_sub(before.ticks));
         let record = &found.record;
+        let Counted { net, memory } = count(found);
         Some(Row {
             id: record.id.clone(),
             name: record.name.clone(),
@@ -138,12 +165,21 @@ fn rows(before: &[(&Found, i32, Usage)], span: Duration) -> Vec<Row> {
             read_bytes: now.read,
             written_bytes: now.written,
             threads: now.threads,
+            net_received_bytes: net.map(|net| net.received_bytes),
+            net_received_frames: net.map(|net| net.received_frames),
+            net_sent_bytes: net.map(|net| net.sent_bytes),
+            net_sent_frames: net.map(|net| net.sent_frames),
+            guest_memory_total: memory.map(|memory| memory.total),
+            guest_memory_free: memory.map(|memory| memory.free),
+            guest_memory_available: memory.map(|memory| memory.available),
+            guest_memory_caches: memory.map(|memory| memory.caches),
         })
     });
     rows.collect()
 }
 
 fn cells(row: &Row) -> Vec<String> {
+    let told = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), table::size);
     vec![
         row.id.clone(),
         row.name.clone().unwrap_or_else(|| "-".into()),
@@ -151,8 +187,11 @@ fn cells(row: &Row) -> Vec<String> {
         table::size(row.memory_unique),
         table::size(row.memory_shared),
         table::size(row.memory_limit),
+        told(row.guest_memory_available),
         table::size(row.read_bytes),
         table::size(row.written_bytes),
+        told(row.net_received_bytes),
+        told(row.net_sent_bytes),
         row.threads.to_string(),
     ]
 }

@@ -44,8 +44,8 @@ struct Process<'a> {
 }
 
 pub fn execute(args: &TopArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let (stream, start) = own(&place()?, &args.machine, &[b"processes"])?;
-    let (code, text) = guest::capture(stream, start, MAX_ANSWER)?;
+    let call = own(&place()?, &args.machine, &[b"processes"], false)?;
+    let (code, text) = guest::capture(call, MAX_ANSWER)?;
     if code != 0 {
         return Err(Problem::new("the guest does not tell its processes").into());
     }

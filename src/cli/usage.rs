@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command as clap knows it: grouped verbs, examples, and usage errors in husk's words.
 
-use super::Cli;
+use super::exec::ExecArgs;
 use super::output::{ColorWhen, ExitStatus, Failure, Printer, Problem};
+use super::run::{KeepArgs, RunArgs};
+use super::{Cli, Globals, PartArgs};
 use clap::error::ErrorKind;
-use clap::{Command, CommandFactory as _, ValueEnum as _};
+use clap::{ArgMatches, Args as _, Command, CommandFactory as _, ValueEnum as _};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
@@ -37,6 +39,36 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("This host", &["doctor", "kernel"]),
     ("Your shell", &["completions", "man"]),
 ];
+
+/// What was typed. To define all the verbs takes a third of the time that a start of husk
+/// has, so those that must be quick, and those by which husk starts itself, are first tried
+/// alone; whoever has something to tell knows them all.
+pub fn parse(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    quick(words).map_or_else(|| command().try_get_matches_from(words), Ok)
+}
+
+/// As much of it as tells where a guest's command begins.
+pub fn brief() -> Command {
+    Globals::augment_args(Command::new("husk"))
+        .subcommand(RunArgs::augment_args(Command::new("run")))
+        .subcommand(ExecArgs::augment_args(Command::new("exec")))
+}
+
+fn quick(words: &[OsString]) -> Option<ArgMatches> {
+    let verb = match words.get(1)?.to_str()? {
+        "exec" => ExecArgs::augment_args(Command::new("exec")),
+        "run" => RunArgs::augment_args(Command::new("run")),
+        "keep" => KeepArgs::augment_args(Command::new("keep")),
+        "vmm" => PartArgs::augment_args(Command::new("vmm")),
+        "share" => PartArgs::augment_args(Command::new("share")),
+        "net" => PartArgs::augment_args(Command::new("net")),
+        _ => return None,
+    };
+    Globals::augment_args(Command::new("husk"))
+        .subcommand(verb)
+        .try_get_matches_from(words)
+        .ok()
+}
 
 /// The whole command line.
 pub fn command() -> Command {
@@ -192,6 +224,35 @@ mod tests {
                 "{}",
                 verb.get_name()
             );
+        }
+    }
+
+    /// A verb that is tried alone means what it means among the others.
+    #[test]
+    fn what_is_read_quickly_is_read_alike() {
+        use clap::FromArgMatches as _;
+        for line in [
+            "husk exec -it -e A=1 web sh -c --help",
+            "husk exec --color never web true",
+            "husk run --no-color -d --name web dir:x sleep 9",
+            "husk vmm --control 3",
+            "husk share --control 3",
+            "husk net --control 3",
+        ] {
+            let words = words(line);
+            let quick = quick(&words).expect(line);
+            let full = command().try_get_matches_from(&words).expect(line);
+            let read = |matches| format!("{:?}", Cli::from_arg_matches(matches).expect(line));
+            assert_eq!(read(&quick), read(&full), "{line}");
+        }
+        for line in [
+            "husk exec --help",
+            "husk exec web",
+            "husk ps",
+            "husk",
+            "husk run",
+        ] {
+            assert!(quick(&words(line)).is_none(), "{line}");
         }
     }
 

@@ -28,6 +28,8 @@ impl fmt::Display for MacAddr {
 pub struct Net {
     pub mac: MacAddr,
     pub mtu: u16,
+    /// Most bytes a second, in each direction.
+    pub bps: Option<u64>,
     pub link: NetLink,
 }
 
@@ -132,10 +134,20 @@ pub struct Published {
     pub v6: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Protocol {
     Tcp,
     Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 /// A place on a private network.

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A token bucket: how much a device may do in a second. Any thread; knows no clock of its
-//! own, and never sleeps.
+//! A token bucket: how much a device may do in a second. Any thread; never sleeps. A bucket
+//! knows no clock of its own; a `Throttle` joins buckets to one, and to a timer that says
+//! when to go on.
 //!
 //! Work is let through while the balance is above zero and may bring it below: so no piece
 //! of work is too large, and over time the rate is exact.
 
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, RawFd};
 use std::time::{Duration, Instant};
 
 /// What gathers while nothing happens, as a part of a second's worth.
@@ -48,6 +53,64 @@ impl TokenBucket {
     /// Work begins that costs so much.
     pub fn spend(&mut self, tokens: u64) {
         self.balance -= tokens as f64;
+    }
+}
+
+/// Work that several buckets must let through, and what wakes its device when they did not.
+#[derive(Debug)]
+pub struct Throttle {
+    buckets: Vec<TokenBucket>,
+    timer: TimerFd,
+}
+
+impl Throttle {
+    /// Buckets of these rates; `None` if there are none, and so no limit.
+    pub fn new(rates: &[u64]) -> io::Result<Option<Self>> {
+        if rates.is_empty() {
+            return Ok(None);
+        }
+        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
+        let now = Instant::now();
+        let bucket = |rate: &u64| TokenBucket::new(*rate, now);
+        Ok(Some(Self {
+            buckets: rates.iter().map(bucket).collect(),
+            timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
+        }))
+    }
+
+    /// Whether work may begin; if not, the timer says when to ask again.
+    #[must_use]
+    pub fn admits(&mut self) -> bool {
+        let now = Instant::now();
+        let waits = self
+            .buckets
+            .iter_mut()
+            .filter_map(|bucket| bucket.wait(now));
+        let Some(wait) = waits.max() else {
+            return true;
+        };
+        let once = Expiration::OneShot(TimeSpec::from_duration(wait));
+        // If the timer cannot be set nobody is held up, who could not be woken again.
+        self.timer.set(once, TimerSetTimeFlags::empty()).is_err()
+    }
+
+    /// Work begins that costs each bucket so much, in the order of their rates.
+    pub fn spend(&mut self, tokens: impl IntoIterator<Item = u64>) {
+        for (bucket, tokens) in self.buckets.iter_mut().zip(tokens) {
+            bucket.spend(tokens);
+        }
+    }
+
+    /// Readable when it is time to ask again.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.timer.as_fd().as_raw_fd()
+    }
+
+    /// Takes note that the timer has expired.
+    pub fn acknowledge(&self) {
+        // It has, so this does not wait; else there is nothing to take, and it does not either.
+        let _ = self.timer.wait();
     }
 }
 

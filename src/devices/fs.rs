@@ -32,6 +32,8 @@ const TAG: usize = 36;
 const PREFIX: usize = 8;
 /// An answer before its bytes: how many.
 const ANSWER_PREFIX: usize = 4;
+/// An answer that is an error: a `fuse_out_header`.
+const ERROR: usize = 16;
 
 /// A share.
 pub struct Fs {
@@ -66,6 +68,8 @@ struct Waiting {
     head: u16,
     /// None: the guest that asked is gone.
     room: Option<Pinned>,
+    /// Where an answer that is under way began, for an error in its place.
+    start: Option<Pinned>,
 }
 
 #[derive(Default)]
@@ -129,6 +133,7 @@ impl Fs {
             queue,
             head: chain.head,
             room: Some(reply),
+            start: None,
         });
         Ok(Verdict::Pending)
     }
@@ -190,6 +195,7 @@ impl Fs {
             if length > front.room.as_ref().map_or(MAX_MESSAGE, Pinned::len) {
                 return Err(broken());
             }
+            front.start = front.room.as_ref().map(|room| room.front(ERROR));
             answer.left = length;
         }
         if answer.left > 0 {
@@ -224,7 +230,8 @@ impl Fs {
         self.out.clear();
         self.answer = Answer::default();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            if let Some(room) = &mut waiting.room {
+            // What came of an answer is none: the error lies where it began.
+            if let Some(room) = waiting.start.as_mut().or(waiting.room.as_mut()) {
                 let length = refuse(room);
                 io.give_back(waiting.queue, [(waiting.head, length)]);
             }
@@ -271,7 +278,7 @@ impl Outgoing {
 
 /// EIO in place of an answer, where one is expected: a `fuse_out_header`.
 fn refuse(room: &mut Pinned) -> u32 {
-    let mut header = [0; 16];
+    let mut header = [0; ERROR];
     if room.len() < header.len() {
         return 0;
     }
@@ -316,6 +323,10 @@ impl VirtioDevice for Fs {
             && let Err(error) = self.send(io.watch)
         {
             self.give_up(&error, io);
+            // Those that waited for room are refused now: nothing else brings us back.
+            if std::mem::take(&mut self.stalled) {
+                (0..io.queues.len()).try_for_each(|index| self.process_queue(index, io))?;
+            }
         }
         served
     }
@@ -349,7 +360,7 @@ impl VirtioDevice for Fs {
             }
         }
         for waiting in &mut self.waiting {
-            waiting.room = None;
+            (waiting.room, waiting.start) = (None, None);
         }
         self.ram = None;
         self.stalled = false;
@@ -359,118 +370,4 @@ impl VirtioDevice for Fs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::virtio::testing::Driver;
-    use vm_memory::{Bytes as _, GuestAddress};
-
-    fn share() -> (Driver, UnixStream) {
-        let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let fs = Fs::new(ours, "work").expect("a device");
-        theirs
-            .set_read_timeout(Some(std::time::Duration::from_secs(20)))
-            .expect("a socket");
-        (Driver::started(Box::new(fs), 0), theirs)
-    }
-
-    fn heard(mut server: &UnixStream) -> (Vec<u8>, u32) {
-        let mut prefix = [0; PREFIX];
-        server.read_exact(&mut prefix).expect("a request");
-        let word = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("four"));
-        let mut body = vec![0; word(0) as usize];
-        server.read_exact(&mut body).expect("a request");
-        (body, word(4))
-    }
-
-    fn say(mut server: &UnixStream, bytes: &[u8]) {
-        let length = u32::try_from(bytes.len()).expect("small");
-        server.write_all(&length.to_le_bytes()).expect("sent");
-        server.write_all(bytes).expect("sent");
-    }
-
-    #[test]
-    fn messages_go_both_ways_in_their_order() {
-        let (mut driver, server) = share();
-        assert_eq!(&driver.config::<5>(0), b"work\0");
-        assert_eq!(u32::from_le_bytes(driver.config(36)), 1);
-        let (one, two) = (driver.place(b"first"), driver.place(b"second"));
-        let (a, b) = (driver.allocate(8), driver.allocate(8));
-        let first = driver.offer(1, &[(one, 5)], &[(a, 3), (b, 8)]);
-        let second = driver.offer(0, &[(two, 6)], &[]);
-        driver.kick(1);
-        driver.settle();
-        driver.kick(0);
-        driver.settle();
-        assert_eq!(heard(&server), (b"first".to_vec(), 11));
-        assert_eq!(heard(&server), (b"second".to_vec(), 0));
-        say(&server, b"answer");
-        say(&server, b"");
-        let used = driver.until(|driver| driver.used(1));
-        assert_eq!(used, (first, 6));
-        assert_eq!(
-            (driver.fetch(a, 3), driver.fetch(b, 4)),
-            (b"ans".to_vec(), b"wer\0".to_vec())
-        );
-        assert_eq!(driver.until(|driver| driver.used(0)), (second, 0));
-    }
-
-    #[test]
-    fn a_server_that_is_gone_or_says_too_much_is_an_input_output_error() {
-        for too_much in [false, true] {
-            let (mut driver, server) = share();
-            let (at, room) = (driver.place(b"hello"), driver.allocate(64));
-            let head = driver.offer(1, &[(at, 5)], &[(room, 20)]);
-            driver.kick(1);
-            driver.settle();
-            match too_much {
-                true => say(&server, &[1; 21]),
-                false => drop(server),
-            }
-            assert_eq!(driver.until(|driver| driver.used(1)), (head, 16));
-            let header = driver.fetch(room, 8);
-            assert_eq!(header[..4], [16, 0, 0, 0]);
-            assert_eq!(header[4..], (-libc::EIO).to_le_bytes());
-            assert_eq!(driver.fetch(room + 20, 1), [0], "not a byte more");
-            assert_eq!(driver.request(1, &[(at, 5)], &[(room, 20)]), 16);
-        }
-    }
-
-    #[test]
-    fn an_answer_to_a_guest_that_is_gone_goes_nowhere() {
-        let (mut driver, server) = share();
-        let (at, room) = (driver.place(&[7; 4096]), driver.allocate(64));
-        driver.offer(1, &[(at, 4096)], &[(room, 64)]);
-        driver.kick(1);
-        driver.settle();
-        driver.write(0x70, 0);
-        driver.settle();
-        driver
-            .memory
-            .write_slice(&[0x55; 64], GuestAddress(room))
-            .expect("memory");
-        assert_eq!(heard(&server).0.len(), 4096);
-        driver.start(0);
-        say(&server, &[9; 64]);
-        let (at, other) = (driver.place(b"new"), driver.allocate(8));
-        driver.offer(1, &[(at, 3)], &[(other, 8)]);
-        driver.kick(1);
-        driver.settle();
-        assert_eq!(heard(&server).0, b"new");
-        say(&server, b"for you");
-        driver.until(|driver| driver.used(1));
-        assert_eq!(driver.fetch(other, 7), b"for you");
-        assert_eq!(
-            driver.fetch(room, 64),
-            [0x55; 64],
-            "the old one left no byte"
-        );
-    }
-
-    #[test]
-    fn a_request_without_end_is_a_fault() {
-        let (mut driver, _server) = share();
-        let at = driver.allocate(2 << 20);
-        assert_eq!(driver.request(1, &[(at, 2 << 20)], &[(at, 16)]), 0);
-        assert_eq!(driver.mmio.fault_count(), 1);
-    }
-}
+mod tests;

@@ -50,6 +50,7 @@ pub enum Spec {
         link: Box<dyn Link>,
         mac: MacAddr,
         mtu: u16,
+        bps: Option<u64>,
     },
     Rng,
     Balloon,
@@ -92,6 +93,7 @@ pub enum Handle {
     Window(Arc<Window>),
     Dialer(Arc<Dialer>),
     Balloon(Arc<balloon::Control>),
+    Net(Arc<net::Counters>),
 }
 
 /// Builds a device. Errors are the host's: a file without a length, no descriptors left.
@@ -115,7 +117,15 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             let (console, window) = console::Console::new(input, output, log, size)?;
             (Box::new(console), Handle::Window(window))
         }
-        Spec::Net { link, mac, mtu } => (Box::new(net::Net::new(link, mac, mtu)), Handle::None),
+        Spec::Net {
+            link,
+            mac,
+            mtu,
+            bps,
+        } => {
+            let (net, counters) = net::Net::new(link, mac, mtu, bps)?;
+            (Box::new(net), Handle::Net(counters))
+        }
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
         Spec::Balloon => {
             let (balloon, control) = balloon::Balloon::new()?;
@@ -162,6 +172,7 @@ mod tests {
                 link: Box::new(Frames::new(Frames::pair().expect("sockets").0)),
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 mtu: 1500,
+                bps: None,
             },
             Spec::Rng,
             Spec::Balloon,

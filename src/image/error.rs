@@ -45,7 +45,7 @@ pub enum ImageError {
     Blob { digest: Digest, problem: BlobFault },
     #[error("cannot pull {name}")]
     Pull { name: String, source: PullError },
-    #[error("image {name} is not in the store")]
+    #[error("image '{name}' is not in the store")]
     NotKept { name: String },
 }
 
@@ -122,6 +122,8 @@ pub enum Malformed {
     Compressed,
     #[error("it unpacks to more than it may")]
     Bomb,
+    #[error("its paths, with the links in them, are longer together than they may be")]
+    Steps,
     #[error("a device number is too large")]
     Device,
 }

@@ -22,6 +22,7 @@ use super::source::stamp;
 use super::tree::{Data, Tree};
 use super::unpack::{Budget, Spool, unpack};
 use super::{Progress, RootFs, key, write};
+use rustix::fs::Mode;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -174,7 +175,7 @@ impl Layer {
         told: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Self, ImageError> {
         let packing = sniff(blob)?;
-        if packing == Packing::Plain {
+        if packing == Packing::Plain && ours(blob)? {
             return Self::in_place(blob, ids);
         }
         let file = part.spool()?;
@@ -211,7 +212,8 @@ impl Layer {
         })
     }
 
-    /// A layer that is not packed is read where it lies.
+    /// A layer that is not packed is read where it lies. Between its digest and its last
+    /// byte it may change, which `unchanged` sees.
     fn in_place(blob: &Blob, ids: (Digest, Digest)) -> Result<Self, ImageError> {
         let range = blob.at..blob.at.saturating_add(blob.len);
         let mut layer = Self {
@@ -238,6 +240,17 @@ impl Layer {
     }
 }
 
+/// Is it a file nobody else writes to? What is made of layers is kept under their digests,
+/// for every image that has them; and who writes through a mapping of a page that is dirty
+/// changes no time of the file, so a stranger's is copied before its digest is taken.
+fn ours(blob: &Blob) -> Result<bool, ImageError> {
+    let stat = rustix::fs::fstat(&*blob.file)
+        .map_err(|errno| ImageError::io("read", &blob.path, errno))?;
+    let owner = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
+    let others = Mode::WGRP | Mode::WOTH;
+    Ok(owner && !Mode::from_raw_mode(stat.st_mode).intersects(others))
+}
+
 impl Contents for Stack {
     fn path(&self) -> &Path {
         self.layers
@@ -250,5 +263,44 @@ impl Contents for Stack {
             unreachable!("a layer's files are in its archive");
         };
         self.layers[usize::from(*layer)].archive.open(data, len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::cache::DEFAULT_LIMIT;
+    use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+
+    #[test]
+    fn what_others_may_write_is_no_longer_read_once_its_digest_is_known() {
+        let cache = tempfile::tempdir().unwrap();
+        let cache = Cache::open(cache.path(), DEFAULT_LIMIT).unwrap();
+        for (mode, kept) in [(0o600, true), (0o644, true), (0o664, false), (0o646, false)] {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&[7; 1024], 0).unwrap();
+            file.set_permissions(std::fs::Permissions::from_mode(mode))
+                .unwrap();
+            let blob = Blob {
+                file: Arc::new(file),
+                at: 0,
+                len: 1024,
+                path: "layer".into(),
+            };
+            let id = Digest::of(&[7; 1024]);
+            let read = cache.image(&[0; 32], &mut |wait| {
+                let Wait::Write(part) = wait else {
+                    return Ok(());
+                };
+                let layer = Layer::unpack(&blob, (id, id), part, &Budget::new(), &mut |_| true)?;
+                blob.file.write_all_at(&[8; 1024], 0).unwrap();
+                let mut byte = [0];
+                layer.archive.file().read_exact_at(&mut byte, 0).unwrap();
+                assert_eq!(byte == [8], kept, "{mode:o}");
+                assert_eq!(layer.stamp.is_some(), kept, "{mode:o}");
+                Err(fault(&id, BlobFault::Absent))
+            });
+            assert!(matches!(read, Err(ImageError::Blob { .. })));
+        }
     }
 }

@@ -165,6 +165,10 @@ fn choose(index: &ImageIndex) -> Result<Part, Unfit> {
         None => Err(Unfit::Platform(list(index.manifests().iter().filter_map(
             |descriptor| {
                 let platform = descriptor.platform().as_ref()?;
+                // What builders say of an image stands beside it, for no platform.
+                if *platform.os() == Os::Other("unknown".into()) {
+                    return None;
+                }
                 Some(format!("{}/{}", platform.os(), platform.architecture()))
             },
         )))),

@@ -4,6 +4,7 @@
 //! Tool side; runs on the thread that calls [`open`], before there is a machine. Whatever
 //! it reads may be hostile. It never changes a directory or archive it is given.
 
+mod bare;
 mod blob;
 mod cache;
 mod crew;
@@ -39,23 +40,20 @@ pub use registry::{PullError, PullPolicy};
 pub use store::{Kept, Reclaimed, Store};
 pub use tree::Refused;
 
+use bare::{open_archive, open_directory};
 use blob::{Blob, Source};
-use cache::{Cache, Cached, Key, Part, Wait};
+use cache::{Cache, Cached, Key, Part};
 use erofs::Output;
 use layers::Described;
 use reference::{Packing, misread};
 use rustix::fs::{FileType, Mode, OFlags};
 use sha2::{Digest as _, Sha256};
-use source::archive::Archive;
 use source::bundle::{Bundle, DockerArchive};
-use source::dir::{Directory, Scan};
 use source::layout::{Layout, OciArchive};
-use source::{Moment, stamp};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use unpack::{Budget, Spool};
 
 /// A root file system the guest can mount.
@@ -97,11 +95,6 @@ pub enum Progress<'a> {
 
 /// Counts in every key: a writer that writes other bytes makes other images.
 const FORMAT_VERSION: u32 = 1;
-/// How often a directory that changes while it is read is read again.
-const ATTEMPTS: usize = 3;
-/// How long a clock may stand still that should tick at least a hundred times a second.
-const SLOWEST_TICK: Duration = Duration::from_millis(100);
-
 /// Opens the image `reference` names; what must be made for it is kept below `cache`. One
 /// that is not there is pulled.
 pub fn open(
@@ -285,106 +278,6 @@ fn open_for_reading(path: &Path, directory: Misread) -> Result<File, ImageError>
     }
 }
 
-fn open_directory(
-    path: &Path,
-    cache: &Cache,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<RootFs, ImageError> {
-    let directory = Directory::open(path)?;
-    let mut changing = None;
-    for _ in 0..ATTEMPTS {
-        match try_directory(&directory, cache, progress) {
-            Err(error @ ImageError::Changing { .. }) => changing = Some(error),
-            other => return other,
-        }
-    }
-    Err(changing.unwrap_or(ImageError::Changing {
-        path: path.to_owned(),
-    }))
-}
-
-fn try_directory(
-    directory: &Directory,
-    cache: &Cache,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<RootFs, ImageError> {
-    let found = settled(|| {
-        let scan = directory.scan(false)?;
-        Ok((scan.newest, scan))
-    })?;
-    for (path, why) in &found.skipped {
-        progress(Progress::Skipped { path, why });
-    }
-    let key = key(b"dir", &found.digest);
-    // What it was made of must still be what it was found to be, or the key lies.
-    let unchanged = |scan: &Scan| {
-        if scan.digest == found.digest {
-            return Ok(());
-        }
-        Err(ImageError::Changing {
-            path: erofs::Contents::path(directory).to_owned(),
-        })
-    };
-    let image = cache.image(&key, &mut |wait| match wait {
-        Wait::Other => {
-            progress(Progress::Waiting);
-            Ok(())
-        }
-        Wait::Write(part) => {
-            let scan = directory.scan(true)?;
-            unchanged(&scan)?;
-            write(&scan.tree, directory, part, progress)?;
-            unchanged(&directory.scan(false)?)
-        }
-    })?;
-    Ok(image.into())
-}
-
-fn open_archive(
-    path: &Path,
-    cache: &Cache,
-    progress: &mut dyn FnMut(Progress<'_>),
-) -> Result<RootFs, ImageError> {
-    let file = open_for_reading(path, Misread::NotFile)?;
-    let packing = reference::packing(&file, 0, path)?;
-    let look = || {
-        let stat = rustix::fs::fstat(&file).map_err(|errno| ImageError::io("read", path, errno))?;
-        Ok((Moment::changed(&stat), stamp(&stat)))
-    };
-    let stamp = settled(look)?;
-    let image = cache.image(&key(b"tar", &stamp), &mut |wait| match wait {
-        Wait::Other => {
-            progress(Progress::Waiting);
-            Ok(())
-        }
-        Wait::Write(part) => {
-            let plain = match packing {
-                Packing::Plain => file
-                    .try_clone()
-                    .map_err(|error| ImageError::io("read", path, error))?,
-                packing => {
-                    let spool = part.spool()?;
-                    let at = Spool {
-                        file: &spool,
-                        path: &part.path,
-                    };
-                    unpack(&file, path, packing, &at, progress)?;
-                    spool
-                }
-            };
-            let archive = Archive::new(plain, path)?;
-            write(&archive.tree()?, &archive, part, progress)?;
-            if look()?.1 != stamp {
-                return Err(ImageError::Changing {
-                    path: path.to_owned(),
-                });
-            }
-            Ok(())
-        }
-    })?;
-    Ok(image.into())
-}
-
 fn write(
     tree: &tree::Tree,
     contents: &dyn erofs::Contents,
@@ -431,49 +324,4 @@ fn key(scheme: &[u8; 3], digest: &[u8]) -> Key {
     key.update(scheme);
     key.update(digest);
     key.finalize().into()
-}
-
-/// Looks until what is found was last changed before the look began. The kernel stamps
-/// changes with a clock that ticks every few milliseconds: a second change within the tick
-/// of the first leaves the same stamp, and would go unseen for ever.
-fn settled<T>(mut look: impl FnMut() -> Result<(Moment, T), ImageError>) -> Result<T, ImageError> {
-    let begin = Instant::now();
-    loop {
-        let now = Moment::now();
-        let (newest, found) = look()?;
-        // A stamp of the future is another machine's clock, or ours set back: no waiting
-        // for that.
-        if newest < now || begin.elapsed() > SLOWEST_TICK {
-            return Ok(found);
-        }
-        // A condition no call waits for: the clock's next tick.
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-#[cfg(test)]
-mod clock {
-    use super::*;
-
-    // Recent kernels stamp more finely once somebody has looked, so no real directory
-    // shows this on every host.
-    #[test]
-    fn what_changed_in_this_tick_is_looked_at_again() {
-        let mut stamp = None;
-        let mut looks = 0;
-        let looked = settled(|| {
-            looks += 1;
-            Ok((*stamp.get_or_insert_with(Moment::now), looks))
-        });
-        assert!(looked.unwrap() > 1);
-    }
-
-    #[test]
-    fn a_stamp_of_the_future_is_not_waited_for() {
-        let far = Moment {
-            seconds: i64::MAX,
-            nanoseconds: 0,
-        };
-        settled(|| Ok((far, ()))).unwrap();
-    }
 }

@@ -17,6 +17,16 @@ const MAX_WORDS: usize = 2 << 20;
 /// Most variables. Stops two megabytes of them from being compared with each other.
 const MAX_VARIABLES: usize = 4096;
 
+/// Most volumes, and most ports. Each is a mount of the guest or a socket of the host; stops
+/// a configuration of 4 MiB from being a hundred thousand of them.
+const MAX_DECLARED: usize = 256;
+
+/// Longest path of a volume (PATH_MAX, without its end).
+const MAX_PATH: usize = 4095;
+
+/// Most bytes of all labels, and of all volumes: they are written down with every machine.
+const MAX_SAID: usize = 512 << 10;
+
 /// The execution parameters of an image (image-spec, config.md). Empty for an image that
 /// is a bare file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -118,6 +128,7 @@ impl ImageConfig {
                 "has a working directory that does not start with '/'",
             ));
         }
+        self.check_declared()?;
         let names = |pair: &String| {
             pair.split_once('=')
                 .is_some_and(|(name, _)| !name.is_empty())
@@ -126,6 +137,25 @@ impl ImageConfig {
             return Err(Unfit::Config("has a variable that is not NAME=value"));
         }
         Ok(())
+    }
+
+    fn check_declared(&self) -> Result<(), Unfit> {
+        if self.volumes.len() > MAX_DECLARED || self.exposed_ports.len() > MAX_DECLARED {
+            return Err(Unfit::Config("has more than 256 volumes or ports"));
+        }
+        if self
+            .volumes
+            .iter()
+            .any(|path| path.contains('\0') || path.len() > MAX_PATH)
+        {
+            return Err(Unfit::Config("has a volume that is no path of Linux"));
+        }
+        let labels = self.labels.iter().flat_map(|(key, value)| [key, value]);
+        let said = labels.chain(&self.volumes).chain(&self.exposed_ports);
+        match said.map(|word| word.len()).sum::<usize>() > MAX_SAID {
+            true => Err(Unfit::Config("has labels of more than 512 KiB")),
+            false => Ok(()),
+        }
     }
 
     /// As `docker run` has it: an entry point typed takes the image's command away too, a
@@ -241,6 +271,11 @@ mod tests {
             |c| c.env.push("A".into()),
             |c| c.env.push("=A".into()),
             |c| c.cmd.push("x".repeat(MAX_WORDS)),
+            |c| c.volumes.push("/a\0".into()),
+            |c| c.volumes.push("/".repeat(MAX_PATH + 1)),
+            |c| c.volumes = vec!["/v".into(); MAX_DECLARED + 1],
+            |c| c.exposed_ports = vec!["80/tcp".into(); MAX_DECLARED + 1],
+            |c| drop(c.labels.insert("a".into(), "x".repeat(MAX_SAID))),
         ] {
             assert!(matches!(with(change), Err(Unfit::Config(_))));
         }

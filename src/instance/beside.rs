@@ -18,6 +18,8 @@ use std::os::fd::{AsFd as _, RawFd};
 
 /// Longest complaint taken from a process.
 const MAX_COMPLAINT: usize = 4096;
+/// How long a process that was told to leave may take; it takes microseconds.
+const PATIENCE_MS: u16 = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BesideError {
@@ -44,15 +46,22 @@ impl Plan {
         list
     }
 
-    /// Starts all of it; `ready` is to be asked before the guest's command is. A seat on a
-    /// private network is given back with what is returned, or with the error.
-    pub fn start(&self) -> Result<Beside, BesideError> {
+    /// Nothing started yet; from here on a seat on a private network is given back with what
+    /// is returned.
+    #[must_use]
+    pub fn seated(&self) -> Beside {
         let member = self.network.as_ref().and_then(|net| net.private.as_ref());
-        let mut beside = Beside {
+        Beside {
             parts: Vec::new(),
             _seat: member.map(Seat::inherited),
-        };
-        if let Some(net) = &self.network {
+        }
+    }
+}
+
+impl Beside {
+    /// Starts all of it; `ready` is to be asked before the guest's command is.
+    pub fn start(&mut self, plan: &Plan) -> Result<(), BesideError> {
+        if let Some(net) = &plan.network {
             let part = Part {
                 verb: "net",
                 keep: of_network(net),
@@ -61,9 +70,14 @@ impl Plan {
                 all_ids: false,
             };
             let what = "the guest's network cannot be carried".to_owned();
-            beside.parts.push(Companion::start(part, net, what)?);
+            let mut carrier = Companion::start(part, net, what)?;
+            carrier.end = match net.published.is_empty() && net.private.is_none() {
+                true => Parting::Unseen,
+                false => Parting::Told,
+            };
+            self.parts.push(carrier);
         }
-        for served in &self.shares {
+        for served in &plan.shares {
             // Confined even if the machine is not: it acts on files in the user's name.
             let part = Part {
                 verb: "share",
@@ -76,9 +90,14 @@ impl Plan {
                 "the directory {} cannot be served",
                 served.directory.display()
             );
-            beside.parts.push(Companion::start(part, served, what)?);
+            self.parts.push(Companion::start(part, served, what)?);
         }
-        Ok(beside)
+        Ok(())
+    }
+
+    /// Waits until each works.
+    pub fn ready(&self) -> Result<(), BesideError> {
+        self.parts.iter().try_for_each(Companion::ready)
     }
 }
 
@@ -99,11 +118,16 @@ pub struct Beside {
     _seat: Option<Seat>,
 }
 
-impl Beside {
-    /// Waits until each works.
-    pub fn ready(&self) -> Result<(), BesideError> {
-        self.parts.iter().try_for_each(Companion::ready)
-    }
+/// How a process is ended. The kernel takes tens of milliseconds for one that leaves its
+/// namespaces, which are waited for only where something depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// Killed and gone: what it did to files is done.
+    Gone,
+    /// It is told, and says when it holds nothing of the host's any more.
+    Told,
+    /// Killed. It held nothing that anybody waits for.
+    Unseen,
 }
 
 #[derive(Debug)]
@@ -112,6 +136,7 @@ struct Companion {
     control: SeqPacket,
     /// What it is for, should it fail.
     what: String,
+    end: Parting,
 }
 
 impl Companion {
@@ -121,6 +146,7 @@ impl Companion {
             child,
             control,
             what,
+            end: Parting::Gone,
         };
         let text = serde_json::to_vec(config).map_err(|e| SpawnError::Process(e.into()))?;
         let sent = companion.control.send(&text);
@@ -147,8 +173,15 @@ impl Companion {
 
 impl Drop for Companion {
     fn drop(&mut self) {
+        let told = self.end == Parting::Told && self.control.finish().is_ok();
+        if told && self.control.ends_within(PATIENCE_MS) {
+            return;
+        }
         // Nothing of it is worth a moment: what it did for the guest is done when it says so.
         let _ = pidfd_send_signal(&self.child.pidfd, Signal::KILL);
+        if self.end == Parting::Unseen {
+            return;
+        }
         let pidfd = || Id::PIDFd(self.child.pidfd.as_fd());
         while waitid(pidfd(), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
     }

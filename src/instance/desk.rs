@@ -13,6 +13,7 @@ use super::logs::Log;
 use super::place::Claim;
 use super::record::Ended;
 use super::session::{Company, Event, Wish};
+use crate::control::{Counted, Report};
 use attached::Attached;
 use husk_protocol::{Exit, Stream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -43,6 +44,8 @@ pub enum Ask {
         grace_ms: u64,
     },
     Inspect,
+    /// What the machine's devices counted.
+    Count,
     /// Answered when the machine is at its end.
     Wait,
     Attach,
@@ -53,6 +56,7 @@ pub enum Answer {
     Done,
     Live(Live),
     Ended(Ended),
+    Counted(Counted),
     Refused(String),
 }
 
@@ -72,6 +76,8 @@ pub struct Live {
 enum Client {
     Asking(UnixStream, Vec<u8>),
     Waiting(UnixStream),
+    /// For what the machine's devices counted.
+    Counting(UnixStream),
     Attached(Box<Attached>),
     Gone,
 }
@@ -124,10 +130,16 @@ impl Desk {
         // First, so that who is told finds it as it is told: gone, if nothing is kept. A folder
         // that cannot be written is swept by the next husk that looks.
         let _ = self.claim.conclude(ended);
+        // Of all together: until then the machine seems to live.
+        let until = Instant::now() + FAREWELL;
         for client in std::mem::take(&mut self.clients) {
             match client {
+                Client::Counting(stream) => {
+                    let why = "the machine is at its end".to_owned();
+                    let _ = tell(&stream, &Answer::Refused(why));
+                }
                 Client::Waiting(stream) => drop(tell(&stream, &Answer::Ended(ended.clone()))),
-                Client::Attached(attached) => farewell(*attached),
+                Client::Attached(attached) => farewell(*attached, until),
                 Client::Asking(..) | Client::Gone => {}
             }
         }
@@ -176,6 +188,10 @@ impl Desk {
                 let _ = tell(&stream, &Answer::Live(self.live.clone()));
             }
             Ask::Wait => self.clients[place] = Client::Waiting(stream),
+            Ask::Count => {
+                self.clients[place] = Client::Counting(stream);
+                self.wishes.push_back(Wish::Count);
+            }
             Ask::Attach if self.live.guest_pid.is_none() || self.live.exited => {
                 let why = "its command does not run".to_owned();
                 let _ = tell(&stream, &Answer::Refused(why));
@@ -216,7 +232,9 @@ impl Company for Desk {
         for client in &self.clients {
             list.push(match client {
                 Client::Asking(stream, _) => (stream.as_fd(), PollFlags::POLLIN),
-                Client::Waiting(stream) => (stream.as_fd(), PollFlags::POLLIN),
+                Client::Waiting(stream) | Client::Counting(stream) => {
+                    (stream.as_fd(), PollFlags::POLLIN)
+                }
                 Client::Attached(attached) => attached.watched(self.input.len() < MAX_INPUT),
                 // Cleared after each turn; watched only to keep the places.
                 Client::Gone => (self.listener.as_fd(), PollFlags::empty()),
@@ -285,12 +303,23 @@ impl Company for Desk {
                 journal::note(self.claim.place().path(), "start", record, None);
             }
             Event::Exited(exit) => self.exited(*exit),
+            Event::Report(Report::Counted(counted)) => self.counted(counted),
             Event::AgentUp(_) | Event::KernelLog(_) | Event::Report(_) => {}
         }
     }
 }
 
 impl Desk {
+    /// One report answers everybody who asked before it came.
+    fn counted(&mut self, counted: &Counted) {
+        for client in &mut self.clients {
+            if let Client::Counting(stream) = client {
+                let _ = tell(stream, &Answer::Counted(*counted));
+                *client = Client::Gone;
+            }
+        }
+    }
+
     fn exited(&mut self, exit: Exit) {
         self.live.exited = true;
         for client in &mut self.clients {
@@ -305,7 +334,7 @@ impl Client {
     /// Reads what came. True if `ask` holds a request now.
     fn hear(&mut self, ask: &mut Vec<u8>) -> bool {
         let stream = match self {
-            Self::Asking(stream, _) | Self::Waiting(stream) => &*stream,
+            Self::Asking(stream, _) | Self::Waiting(stream) | Self::Counting(stream) => &*stream,
             Self::Attached(_) | Self::Gone => return false,
         };
         let mut buffer = [0; MAX_REQUEST];
@@ -352,8 +381,7 @@ fn tell(stream: &UnixStream, answer: &Answer) -> io::Result<()> {
 }
 
 /// What an attached client has not read yet of the end.
-fn farewell(mut attached: Attached) {
-    let until = Instant::now() + FAREWELL;
+fn farewell(mut attached: Attached, until: Instant) {
     let mut nothing = VecDeque::new();
     while attached.has_more() {
         let left = until.saturating_duration_since(Instant::now());

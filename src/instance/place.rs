@@ -8,15 +8,18 @@
 //! Making and removing folders is done under the place's own lock, which nobody holds for
 //! longer than that takes. Tool side, any thread.
 
+mod files;
+mod sockets;
+
 use super::journal;
 use super::record::{Ended, ID_DIGITS, MAX_RECORD, Record, State, is_id, now};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use files::{is_locked, lock_file, new_id, read_json, write, write_json};
+use nix::fcntl::Flock;
+use sockets::{connect, link, listen, unlink_vsock};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +44,8 @@ pub enum PlaceError {
     Stranger(PathBuf),
     #[error("the name '{name}' is taken by machine {id}")]
     Taken { name: String, id: String },
+    #[error("what is to be written down of the machine is longer than {} MiB", MAX_RECORD >> 20)]
+    Long,
     #[error("there is no machine '{0}'")]
     Unknown(String),
     #[error("'{word}' is the beginning of several ids: {}", .ids.join(", "))]
@@ -195,6 +200,9 @@ impl Place {
         if let (Some(record), None) = (&record, &told) {
             journal::note(&self.path, "die", record, Some(ended.code));
         }
+        if let Some(record) = &record {
+            unlink_vsock(record, dir);
+        }
         if record.as_ref().is_none_or(|record| record.remove) {
             self.discard(dir, id).map_err(self.fail())?;
             if let Some(record) = &record {
@@ -265,6 +273,7 @@ impl Place {
             return Err(PlaceError::Taken { name, id });
         }
         record.created = now();
+        record.protocol = husk_protocol::VERSION;
         record.pid = nix::unistd::getpid().as_raw();
         for _ in 0..ATTEMPTS {
             record.id = new_id().map_err(self.fail())?;
@@ -272,7 +281,12 @@ impl Place {
                 break;
             }
         }
-        self.make(record).map_err(self.fail())
+        // What could not be read back would be a machine that nobody sees.
+        let text = serde_json::to_vec(&record).map_err(|error| self.fail()(error.into()))?;
+        if text.len() as u64 > MAX_RECORD {
+            return Err(PlaceError::Long);
+        }
+        self.make(record, &text).map_err(self.fail())
     }
 
     /// Who has this name, alive or not.
@@ -286,11 +300,11 @@ impl Place {
         Ok(None)
     }
 
-    fn make(&self, record: Record) -> io::Result<Claim> {
+    fn make(&self, record: Record, text: &[u8]) -> io::Result<Claim> {
         let new = self.path.join(format!("{NEW}{}", record.id));
         DirBuilder::new().mode(0o700).create(&new)?;
         let lock = lock_file(&new.join(LOCK))?;
-        write_json(&new, RECORD, &record)?;
+        write(&new, RECORD, text)?;
         let dir = self.path.join(&record.id);
         // Onto nothing: an id that was taken meanwhile is a folder that is not empty.
         fs::rename(&new, &dir).inspect_err(|_| {
@@ -363,20 +377,10 @@ impl Claim {
         Ok(listener)
     }
 
-    /// The operator's own way to it goes when it goes.
-    fn unlink_vsock(&self) {
-        let Some(path) = &self.record.vsock else {
-            return;
-        };
-        if fs::read_link(path).is_ok_and(|target| target == self.dir.join(VSOCK)) {
-            let _ = fs::remove_file(path);
-        }
-    }
-
     /// Writes down how it ended, and takes everything else away; all, if nothing is kept.
     pub fn conclude(&self, ended: &Ended) -> Result<(), PlaceError> {
         journal::note(&self.place.path, "die", &self.record, Some(ended.code));
-        self.unlink_vsock();
+        unlink_vsock(&self.record, &self.dir);
         if self.record.remove {
             return self.forget();
         }
@@ -389,7 +393,7 @@ impl Claim {
 
     /// Takes all of it away, as if it had never been.
     pub fn forget(&self) -> Result<(), PlaceError> {
-        self.unlink_vsock();
+        unlink_vsock(&self.record, &self.dir);
         let _lock = self.place.lock()?;
         self.place
             .discard(&self.dir, &self.record.id)
@@ -397,104 +401,6 @@ impl Claim {
         journal::note(&self.place.path, "remove", &self.record, None);
         Ok(())
     }
-}
-
-/// A path to a socket may be no longer than 107 bytes (unix(7)), which a folder's may be:
-/// through its descriptor it is always short.
-fn short(dir: &Path, name: &str) -> io::Result<(File, PathBuf)> {
-    let folder = File::open(dir)?;
-    let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
-    Ok((folder, path.into()))
-}
-
-/// A second name of a socket, as a link: what a machine left that is gone is replaced.
-fn link(socket: &Path, path: &Path) -> io::Result<()> {
-    let linked = std::os::unix::fs::symlink(socket, path);
-    if linked.as_ref().err().map(io::Error::kind) != Some(io::ErrorKind::AlreadyExists) {
-        return linked;
-    }
-    let dead = UnixStream::connect(path).err().map(|error| error.kind());
-    let dead = matches!(
-        dead,
-        Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-    );
-    let kind = fs::symlink_metadata(path)?.file_type();
-    if !dead || !(kind.is_symlink() || kind.is_socket()) {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    fs::remove_file(path)?;
-    std::os::unix::fs::symlink(socket, path)
-}
-
-fn listen(dir: &Path, name: &str) -> io::Result<UnixListener> {
-    let (_folder, path) = short(dir, name)?;
-    UnixListener::bind(path)
-}
-
-fn connect(dir: &Path, name: &str) -> io::Result<UnixStream> {
-    let (_folder, path) = short(dir, name)?;
-    UnixStream::connect(path)
-}
-
-/// Waits for the lock on a file, which is made if it is missing.
-fn lock_file(path: &Path) -> io::Result<Flock<File>> {
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)?;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(lock) => return Ok(lock),
-            Err((again, Errno::EINTR)) => file = again,
-            Err((_, errno)) => return Err(errno.into()),
-        }
-    }
-}
-
-/// Whether a machine's owner lives; none if there is no such folder. A shared lock is asked
-/// for, so that two that look at once do not take each other for the owner.
-fn is_locked(dir: &Path) -> io::Result<Option<bool>> {
-    let file = match File::open(dir.join(LOCK)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Ok(dir.is_dir().then_some(false));
-        }
-        Err(error) => return Err(error),
-    };
-    match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        Ok(_) => Ok(Some(false)),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(Some(true)),
-        Err((_, errno)) => Err(errno.into()),
-    }
-}
-
-fn new_id() -> io::Result<String> {
-    let mut bytes = [0; ID_DIGITS / 2];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    let mut text = Vec::new();
-    let file = File::open(path).ok()?;
-    file.take(MAX_RECORD).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
-/// Whole or not at all.
-fn write_json<T: serde::Serialize>(dir: &Path, name: &str, value: &T) -> io::Result<()> {
-    let new = dir.join(format!("{name}.new"));
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
-    fs::rename(new, dir.join(name))
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written down of a virtual machine: what it is, and how it ended. Plain data.
 
+use crate::config::net::Protocol;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,8 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub const ID_DIGITS: usize = 12;
 /// Longest name of a machine, as host names have it.
 pub const MAX_NAME: usize = 63;
-/// Longest record read back: a damaged one must not fill memory.
-pub const MAX_RECORD: u64 = 4 << 20;
+/// Longest record, written or read back: a damaged one must not fill memory. Room for the
+/// longest `Start` there is, an image's labels, and each byte of both as `\u0001`.
+pub const MAX_RECORD: u64 = 32 << 20;
 
 /// Written once, when the machine is claimed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,8 @@ pub struct Record {
     pub command: Vec<String>,
     /// Nanoseconds since 1970.
     pub created: u64,
+    /// Of the protocol its guest's agent speaks.
+    pub protocol: u16,
     /// The process that owns the machine; trusted only while it holds the lock.
     pub pid: i32,
     pub detached: bool,
@@ -45,6 +50,36 @@ pub struct Record {
     pub hostname: String,
     /// Where the operator wants the guest's vsock ports to be reached as well.
     pub vsock: Option<PathBuf>,
+    /// Ports of the host that lead into the guest.
+    pub ports: Vec<Port>,
+    /// Ports the image says it listens on, `80/tcp` each.
+    pub exposed: Vec<String>,
+    /// Directories the image says it writes to, which have no volume of the operator's.
+    pub volumes: Vec<String>,
+    pub mounts: Vec<Mounted>,
+    /// As --network has it.
+    pub network: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// None is loopback, of both families where the host has them.
+    pub address: Option<IpAddr>,
+    pub host: u16,
+    pub guest: u16,
+    pub protocol: Protocol,
+}
+
+/// What the guest finds besides its image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mounted {
+    /// volume, directory or tmpfs.
+    pub kind: String,
+    /// The volume's name, or the path on the host.
+    pub source: Option<String>,
+    pub target: String,
+    pub read_only: bool,
 }
 
 impl Record {

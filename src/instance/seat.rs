@@ -2,19 +2,31 @@
 //! A machine's seat on a private network: a number in the network's folder, whose file is
 //! locked by the process that carries the machine's network for as long as that lives, and a
 //! datagram socket. Tool side, any thread.
+//!
+//! Started by root, the folder is that of processes which are nobody's and speak with hostile
+//! guests: what lies in it is believed of no name. No link there is followed, nothing there is
+//! waited for.
 
 use crate::config::net::Membership;
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown, fchown,
+    lchown,
+};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 /// Who a process started by root becomes (`sys::namespaces`).
 const NOBODY: u32 = 65534;
+
+/// How files in the folder are opened.
+const PLAIN: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+/// Longest name of a member that is read: host names have 64 bytes.
+const MAX_NAME: u64 = 256;
 
 /// A number on a private network. Dropping it gives the number back and tidies up; a process
 /// that was given the descriptors must be gone by then.
@@ -55,15 +67,22 @@ impl Seat {
         let mut free = None;
         for number in 2..=254u8 {
             let path = folder.join(number.to_string());
-            match File::options().read(true).write(true).open(&path) {
+            let mut options = File::options();
+            match options
+                .read(true)
+                .write(true)
+                .custom_flags(PLAIN)
+                .open(path)
+            {
                 Ok(file) => match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                     // Whoever had it is gone, and could not tidy up.
                     Ok(_) => {
                         remove(folder, number);
                         free = free.or(Some(number));
                     }
-                    Err(_) => {
-                        let other = fs::read_to_string(&path).unwrap_or_default();
+                    Err((file, _)) => {
+                        let mut other = String::new();
+                        let _ = file.take(MAX_NAME).read_to_string(&mut other);
                         if other.eq_ignore_ascii_case(name) {
                             return Err(SeatError::Name(name.to_owned()));
                         }
@@ -97,9 +116,9 @@ impl Seat {
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let datagrams = UnixDatagram::bind(&socket)?;
         if nix::unistd::geteuid().is_root() {
-            for mine in [&path, &socket] {
-                chown(mine, Some(NOBODY), Some(NOBODY))?;
-            }
+            fchown(&file, Some(NOBODY), Some(NOBODY))?;
+            // By its name, which leads to itself whatever has it by now.
+            lchown(&socket, Some(NOBODY), Some(NOBODY))?;
         }
         let seat = Self {
             number,
@@ -150,7 +169,9 @@ fn enter(folder: &Path) -> io::Result<Flock<File>> {
             Err(error) if vanished(&error, folder) => continue,
             other => other?,
         }
-        let file = match File::options().create(true).append(true).open(&path) {
+        let mut options = File::options();
+        let options = options.create(true).append(true).custom_flags(PLAIN);
+        let file = match options.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             other => other?,
         };
@@ -233,6 +254,34 @@ mod tests {
             }
         });
         assert!(!net.exists());
+    }
+
+    #[test]
+    fn no_link_a_member_left_is_followed() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let net = folder.path().join("husk/net/blue");
+        let held = Seat::take(&net, "held").expect("room");
+        let outside = folder.path().join("outside");
+        let link = |name: &str| {
+            let _ = fs::remove_file(net.join(name));
+            std::os::unix::fs::symlink(&outside, net.join(name)).expect("a link");
+        };
+        link("lock");
+        assert!(matches!(
+            Seat::take(&net, "one"),
+            Err(SeatError::Folder { .. })
+        ));
+        assert!(!outside.exists(), "a link made a file elsewhere");
+        fs::remove_file(net.join("lock")).expect("a link");
+        // A file of somebody's that is locked, and called as this member.
+        fs::write(&outside, "two").expect("a file");
+        let file = File::open(&outside).expect("a file");
+        flock(&file, FlockOperation::LockExclusive).expect("a lock");
+        link("3");
+        let two = Seat::take(&net, "two").expect("nobody has it");
+        assert_eq!(two.0.number, 3);
+        assert_eq!(fs::read_to_string(&outside).expect("a file"), "two");
+        drop((held, two));
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Session<'a> {
     /// The connection the agent's own is joined to.
     pub agent: UnixStream,
     pub start: Start,
+    /// `start` is on its way already, sent with the call to an agent of this version.
+    pub greeted: bool,
     pub streams: Streams,
     /// None for a further process, of a machine that is another session's: this one neither
     /// ends it nor hears of it.
@@ -114,6 +116,9 @@ impl Outcome {
     }
 }
 
+/// SIGKILL: what a process that ends with its machine can have heard of it.
+const KILLED: u8 = 9;
+
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error("{}", command(.0))]
@@ -126,6 +131,9 @@ pub enum SessionError {
     Panicked { message: String, console: String },
     #[error("the guest's agent hung up")]
     AgentLost { console: String },
+    /// Of a further process: what ended it was the end of everything.
+    #[error("the machine ended before the command did")]
+    EndedUnder,
     #[error("the machine's process is gone without a word")]
     MachineLost,
     #[error("the guest's agent speaks version {0} of the protocol, and husk {VERSION}")]
@@ -139,10 +147,12 @@ pub enum SessionError {
 }
 
 impl SessionError {
-    /// 126 and 127 as shells have them, 125 for what is not the command's fault.
+    /// 126 and 127 as shells have them, 137 for a command whose machine was ended under it,
+    /// 125 for what else is not the command's fault.
     pub fn code(&self) -> u8 {
         match self {
             Self::Command(failure) => failure.code,
+            Self::EndedUnder => 128 | KILLED,
             _ => 125,
         }
     }

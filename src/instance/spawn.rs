@@ -72,6 +72,14 @@ impl Spawned {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
     }
 
+    /// Lets go of a machine that is at its end, and waits until nothing of it is left.
+    pub fn gone(self) {
+        let Self { control, pidfd, .. } = self;
+        // While somebody could still hear it, it waits to be heard.
+        drop(control);
+        while waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+    }
+
     /// Waits for the process to be gone and reaps it; returns its exit code, or 128 plus the
     /// signal that killed it.
     pub fn wait(&self) -> io::Result<i32> {

@@ -25,6 +25,33 @@ pub fn deny_all() -> io::Result<()> {
     denied().map(|_| ()).map_err(io::Error::other)
 }
 
+/// As `deny_all`, but for what is done to files below `tree`, or read of them. Nothing there
+/// is executed, and no device is made.
+pub fn deny_all_but_tree(tree: &str, read_only: bool) -> io::Result<()> {
+    let abi = ABI::V6;
+    let allowed = match read_only {
+        true => AccessFs::ReadFile | AccessFs::ReadDir,
+        false => {
+            let never =
+                AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+            AccessFs::from_all(abi) & !never
+        }
+    };
+    let tree = PathFd::new(tree).map_err(io::Error::other)?;
+    let denied = || -> Result<(), landlock::RulesetError> {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(abi))?
+            .handle_access(AccessNet::from_all(abi))?
+            .scope(Scope::from_all(abi))?
+            .create()?
+            .add_rule(PathBeneath::new(tree, allowed))?
+            .restrict_self()?;
+        Ok(())
+    };
+    denied().map_err(io::Error::other)
+}
+
 /// As `deny_all`, but TCP connections may be made, and files below `readable` be read.
 pub fn deny_all_but_connect(readable: Option<&str>) -> io::Result<()> {
     let abi = ABI::V6;

@@ -8,8 +8,11 @@
 
 mod landlock;
 mod root;
+mod seccomp;
 
+pub use landlock::deny_all_but_tree;
 pub use root::make as make_root;
+pub use seccomp::{Calls, confine};
 
 use caps::{CapSet, CapsHashSet};
 use nix::errno::Errno;
@@ -37,8 +40,10 @@ pub enum Step {
     Landlock,
     /// The same, but for TCP connections to elsewhere: a network is what the process is for.
     LandlockButConnect,
-    /// That, and the files of its root can be read.
+    /// That, and the files below its working directory can be read.
     LandlockButFolder,
+    /// No system call but those a network needs (seccomp).
+    SystemCalls,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,11 +77,13 @@ impl Plan {
     pub fn for_network(namespaces: bool, has_root: bool) -> Self {
         let Self(mut steps) = Self::new(namespaces);
         steps.retain(|step| *step != Step::Landlock && !(has_root && *step == Step::EmptyRoot));
-        // Without namespaces that root is the host's: no file of it is needed but these.
         steps.push(match has_root {
             true => Step::LandlockButFolder,
             false => Step::LandlockButConnect,
         });
+        if namespaces {
+            steps.push(Step::SystemCalls);
+        }
         Self(steps)
     }
 
@@ -103,7 +110,8 @@ impl Step {
             Self::NoNewPrivileges => prctl::set_no_new_privs().map_err(Into::into),
             Self::Landlock => landlock::deny_all(),
             Self::LandlockButConnect => landlock::deny_all_but_connect(None),
-            Self::LandlockButFolder => landlock::deny_all_but_connect(Some("/")),
+            Self::LandlockButFolder => landlock::deny_all_but_connect(Some(".")),
+            Self::SystemCalls => confine(Calls::Net),
         }
     }
 }
@@ -161,5 +169,10 @@ mod tests {
             Plan::new(false).steps(),
             [Step::Limits, Step::NoNewPrivileges, Step::Landlock]
         );
+        // The other steps need more calls than are left then.
+        for has_root in [false, true] {
+            let plan = Plan::for_network(true, has_root);
+            assert_eq!(plan.steps().last(), Some(&Step::SystemCalls));
+        }
     }
 }

@@ -183,6 +183,7 @@ pub fn build(
         transports: board.transports,
         pit: config.pit,
         balloon: board.balloon,
+        net: board.net,
         serial,
         log,
     })

@@ -16,9 +16,10 @@ pub use outcome::Outcome;
 pub use state::{MachineState, StateFileError};
 
 use crate::arch::state::{BoardState, CpuState, StateError};
-use crate::control::{End, RoundTrips};
+use crate::control::{Counted, End, GuestMemory, RoundTrips, Traffic};
 use crate::devices::balloon;
 use crate::devices::console_log::ConsoleLog;
+use crate::devices::net;
 use crate::devices::serial::Serial;
 use crate::events::Source;
 use crate::kvm::Vm;
@@ -42,6 +43,7 @@ pub struct Machine {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
+    net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -55,6 +57,7 @@ pub struct Running {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
+    net: Option<Arc<net::Counters>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -85,6 +88,7 @@ impl Machine {
             transports: self.transports,
             pit: self.pit,
             balloon: self.balloon,
+            net: self.net,
             serial: self.serial,
             log: self.log,
         })
@@ -162,10 +166,37 @@ impl Running {
         memory::allow_huge(&self.shared.ram);
     }
 
-    /// The machine's balloon: what the guest says of its memory, and how much of it it is to
-    /// do without.
-    pub fn balloon(&self) -> Option<&balloon::Control> {
-        self.balloon.as_deref()
+    /// What its devices counted. The guest is asked to say anew how its memory is used: that
+    /// is what the next call returns.
+    pub fn counted(&self) -> Counted {
+        let traffic = |net: &net::Counters| {
+            let ((received_bytes, received_frames), (sent_bytes, sent_frames)) =
+                (net.received(), net.sent());
+            Traffic {
+                received_bytes,
+                received_frames,
+                sent_bytes,
+                sent_frames,
+            }
+        };
+        let memory = |balloon: &balloon::Control| {
+            let said = balloon.statistics();
+            GuestMemory {
+                total: said.total,
+                free: said.free,
+                available: said.available,
+                caches: said.disk_caches,
+            }
+        };
+        Counted {
+            net: self.net.as_deref().map(traffic),
+            // A guest without a driver, or that is not up, has said nothing.
+            memory: self
+                .balloon
+                .as_deref()
+                .map(memory)
+                .filter(|said| said.total > 0),
+        }
     }
 
     /// The console's last lines.
@@ -173,8 +204,10 @@ impl Running {
         self.log.tail(lines).join("\n")
     }
 
-    /// Writes out what the guest's consoles still hold.
+    /// Writes out what the guest's consoles still hold, and waits for what was begun on its
+    /// disks. Only once no device works any more: the event loop is over.
     pub fn flush(&self) {
         self.serial.flush();
+        self.transports.iter().for_each(|mmio| mmio.quiesce());
     }
 }

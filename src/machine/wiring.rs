@@ -14,6 +14,7 @@ use crate::control::End;
 use crate::devices::balloon;
 use crate::devices::blk;
 use crate::devices::console_log::ConsoleLog;
+use crate::devices::net;
 use crate::devices::reset::Reset;
 use crate::devices::serial::Serial;
 use crate::devices::sleep::Sleep;
@@ -28,6 +29,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use vm_memory::GuestAddress;
 
@@ -43,6 +45,7 @@ pub struct Board {
     /// The virtio devices, in the order of their places.
     pub transports: Vec<Arc<Mmio>>,
     pub balloon: Option<Arc<balloon::Control>>,
+    pub net: Option<Arc<net::Counters>>,
 }
 
 pub struct Wiring<'a> {
@@ -129,7 +132,8 @@ impl<'a> Wiring<'a> {
             self.add(Spec::Blk {
                 file,
                 read_only: drive.read_only,
-                id: drive.file.path.display().to_string(),
+                // Not the path: where its operator keeps things is none of the guest's business.
+                id: serial(&drive.file.path),
                 limits: blk::Limits {
                     bytes: drive.bps,
                     operations: drive.iops,
@@ -170,12 +174,16 @@ impl<'a> Wiring<'a> {
         net: &config::net::Net,
         link: Box<dyn Link>,
     ) -> Result<(), BuildError> {
-        self.add(Spec::Net {
+        let handle = self.add(Spec::Net {
             link,
             mac: net.mac,
             mtu: net.mtu,
-        })
-        .map(drop)
+            bps: net.bps,
+        })?;
+        if let Handle::Net(counters) = handle {
+            self.board.net = Some(counters);
+        }
+        Ok(())
     }
 
     /// Makes a place of every interrupt line that is left: the guest's kernel knows where, and
@@ -228,6 +236,12 @@ impl<'a> Wiring<'a> {
         self.slots.push(slot);
         Ok(handle)
     }
+}
+
+/// What a guest is told of a disk's file: its name.
+fn serial(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn named(name: &'static str) -> impl FnOnce(io::Error) -> BuildError {

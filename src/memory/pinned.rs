@@ -52,6 +52,26 @@ impl Pinned {
         })
     }
 
+    /// The first `count` bytes of what is left, once more.
+    #[must_use]
+    pub fn front(&self, count: usize) -> Self {
+        let mut front = Self {
+            _ram: self._ram.clone(),
+            vectors: Vec::new(),
+            first: 0,
+            length: 0,
+        };
+        for vector in self.vectors() {
+            let iov_len = vector.iov_len.min(count - front.length);
+            front.length += iov_len;
+            front.vectors.push(libc::iovec { iov_len, ..*vector });
+            if front.length == count {
+                break;
+            }
+        }
+        front
+    }
+
     /// Bytes left.
     pub fn len(&self) -> usize {
         self.length
@@ -191,7 +211,11 @@ mod tests {
         let mut pinned = Pinned::new(&ram, &pieces).expect("of this memory");
         assert_eq!((pinned.len(), pinned.vectors().len()), (5, 2));
         pinned.advance(1);
+        let (mut front, whole) = (pinned.front(3), pinned.front(9));
+        assert_eq!((front.len(), front.vectors().len()), (3, 2));
+        assert_eq!((whole.len(), pinned.len()), (4, 4));
         assert_eq!(pinned.store(b"abcdef"), 4);
+        assert_eq!(front.load(&mut [0; 8]), 3);
         assert!(pinned.is_empty() && pinned.vectors().is_empty());
         let mut seen = [0; 4];
         let mut pinned = Pinned::new(&ram, &pieces).expect("of this memory");

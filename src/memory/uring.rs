@@ -12,6 +12,7 @@ use io_uring::register::Restriction;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fixed, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -45,6 +46,9 @@ impl Uring {
     /// A ring for at most `depth` transfers at a time. Fails where io_uring is not allowed,
     /// or too old to be restricted (before Linux 5.10).
     pub fn new(file: &File, depth: u16) -> io::Result<Self> {
+        // Of a file that is not to be waited for a ring reads only what is in memory, on
+        // older kernels; the rest is "later" for ever.
+        fcntl_setfl(file, fcntl_getfl(file)?.difference(OFlags::NONBLOCK))?;
         let ring: IoUring = IoUring::builder()
             .setup_r_disabled()
             .build(u32::from(depth))?;
@@ -215,5 +219,20 @@ fn entry(work: &Transfer) -> Entry {
 impl Drop for Uring {
     fn drop(&mut self) {
         self.drain();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Older kernels answer EAGAIN for such a file, for as long as they are asked.
+    #[test]
+    fn a_file_that_was_opened_not_to_wait_is_waited_for() {
+        let file = tempfile::tempfile().expect("file");
+        let flags = fcntl_getfl(&file).expect("flags");
+        fcntl_setfl(&file, flags | OFlags::NONBLOCK).expect("flags");
+        let _ring = Uring::new(&file, 4).expect("a ring");
+        assert_eq!(fcntl_getfl(&file).expect("flags"), flags);
     }
 }

@@ -15,6 +15,10 @@ const BUFFER: usize = 1 << 20;
 /// VIRTIO_NET_HDR_F_DATA_VALID: the checksum need not be looked at (section 5.1.6.4).
 const DATA_VALID: u8 = 2;
 
+/// Messages that are no frames, passed over at a time. Stops an other end that is not what it
+/// was from keeping its reader busy with them.
+const JUNK: usize = 64;
+
 pub struct Frames {
     socket: OwnedFd,
     alive: bool,
@@ -78,7 +82,10 @@ impl Link for Frames {
 
     fn recv(&mut self, buffer: &mut [u8]) -> Option<usize> {
         let (header, frame) = buffer.split_at_mut_checked(HEADER)?;
-        while self.alive {
+        for _ in 0..JUNK {
+            if !self.alive {
+                break;
+            }
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
             match recv(self.socket.as_raw_fd(), frame, flags) {
                 Ok(0) => self.alive = false,
@@ -105,5 +112,24 @@ impl Link for Frames {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_frame_is_passed_over_a_few_at_a_time() {
+        let (ours, theirs) = Frames::pair().expect("sockets");
+        let mut link = Frames::new(ours);
+        for _ in 0..JUNK + 1 {
+            send(theirs.as_raw_fd(), &[1], MsgFlags::MSG_DONTWAIT).expect("room");
+        }
+        send(theirs.as_raw_fd(), &[2; 60], MsgFlags::MSG_DONTWAIT).expect("room");
+        let mut buffer = vec![0; HEADER + MAX_FRAME];
+        assert_eq!(link.recv(&mut buffer), None, "others have their turn");
+        assert!(link.is_alive());
+        assert_eq!(link.recv(&mut buffer), Some(HEADER + 60));
     }
 }

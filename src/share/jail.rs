@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the server does to itself before it serves: the directory becomes its root, and all
 //! else of the host's file systems is unmounted. So there is nothing that a link, a `..` or
-//! a mistake of ours could lead to.
+//! a mistake of ours could lead to. Then Landlock leaves it the files below that root, and
+//! seccomp the system calls that serving them takes.
 //!
 //! The process was born into namespaces of its own (`sys::namespaces`), in which it may
 //! mount; outside of them it has no privilege. It runs on the only thread.
 
+use crate::jail::{Calls, confine, deny_all_but_tree};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -49,6 +51,9 @@ pub fn enter(directory: &Path, read_only: bool) -> io::Result<Doors> {
     setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors)?;
     drop_capabilities()?;
     prctl::set_no_new_privs()?;
+    // Behind the root, which alone would do: a second wall, of another make.
+    deny_all_but_tree("/", read_only)?;
+    confine(Calls::Share)?;
     Ok(Doors {
         root,
         own_descriptors,

@@ -16,6 +16,7 @@ mod wire;
 use crate::config::Served;
 use crate::control::{MAX_COMPANION, READY};
 use crate::sys::descriptors::Inherited;
+use crate::sys::limits;
 use crate::sys::seqpacket::SeqPacket;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::RawFd;
@@ -36,6 +37,7 @@ pub fn run(control: RawFd) -> u8 {
         eprintln!("husk: share: it is started by husk run, not by hand");
         return 2;
     };
+    limits::survive_file_size();
     match begin(&socket, &mut inherited) {
         Ok(Some((mut stream, mut server))) => {
             let _ = socket.send(READY);

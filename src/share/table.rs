@@ -1,32 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the guest holds: places in the tree, by node number, and open files, by handle. Both
 //! are numbers of the guest's, so both are looked up and never trusted; both are bounded.
+//!
+//! A guest may hold more places than this process may have descriptors. Those beyond are
+//! remembered by directory and name, and found again when they are asked for: what is found
+//! must be the same file, or the place is stale. The share's one thread.
 
-use rustix::fs::{AtFlags, FileType, Stat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
 use rustix::io::Errno;
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 pub const ROOT: u64 = 1;
 /// Open files and directories of one guest. What is beyond would be descriptors of the
 /// host's kernel that a guest makes it keep.
 const MAX_HANDLES: usize = 4096;
-/// Places of one guest, however many descriptors this process may have.
+/// Places of one guest, open or not: some 200 bytes each, which a guest makes us keep.
 const MAX_NODES: usize = 1 << 19;
 /// Descriptors for all else.
 const RESERVED: usize = 64;
+/// Directories on the way to a place that is to be found again. A longer way is one that a
+/// guest made of directories which the host moves about, and may have no end.
+const MAX_DEPTH: usize = 4096;
 
 type Result<T> = std::result::Result<T, Errno>;
 /// Device and inode number: what makes two names one file.
 type Key = (u64, u64);
 
-pub struct Node {
-    /// Opened with O_PATH: a place, and no way to its bytes.
-    pub fd: OwnedFd,
-    pub kind: FileType,
+struct Node {
+    /// Opened with O_PATH: a place, and no way to its bytes. None: to be found again by name.
+    fd: Option<Arc<OwnedFd>>,
+    kind: FileType,
     key: Key,
+    /// The directory it was last seen in, and as what. None: its name was removed, so that
+    /// the descriptor is all there is of it.
+    name: Option<(u64, OsString)>,
     /// How often the guest was told of it, and has not forgotten it yet.
     lookups: u64,
 }
@@ -34,61 +46,181 @@ pub struct Node {
 pub struct Table {
     nodes: HashMap<u64, Node>,
     by_key: HashMap<Key, u64>,
-    handles: HashMap<u64, File>,
+    handles: HashMap<u64, Arc<File>>,
     next: u64,
+    /// Nodes with a descriptor now, and how many may be.
+    open: usize,
+    most_open: usize,
     most_nodes: usize,
     most_handles: usize,
 }
 
-pub fn stat(fd: &OwnedFd) -> Result<Stat> {
+pub fn stat(fd: impl AsFd) -> Result<Stat> {
     statat(fd, "", AtFlags::EMPTY_PATH)
+}
+
+/// The place `name` in the directory `parent`; no link is followed on the way to it.
+pub fn below(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat2(parent, name, flags, Mode::empty(), resolve)
+}
+
+fn key(stat: &Stat) -> Key {
+    (stat.st_dev, stat.st_ino)
 }
 
 impl Table {
     /// `descriptors` is how many this process may have.
     pub fn new(root: OwnedFd, descriptors: u64) -> io::Result<Self> {
+        Self::bounded(root, descriptors, MAX_NODES)
+    }
+
+    pub fn bounded(root: OwnedFd, descriptors: u64, most_nodes: usize) -> io::Result<Self> {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let all = all.saturating_sub(RESERVED);
         let most_handles = MAX_HANDLES.min(all / 2);
-        let mut table = Self {
-            nodes: HashMap::new(),
-            by_key: HashMap::new(),
-            handles: HashMap::new(),
-            next: ROOT,
-            most_nodes: MAX_NODES.min(all - most_handles),
-            most_handles,
-        };
         let stat = stat(&root)?;
-        table.keep(root, &stat)?;
-        Ok(table)
+        let node = Node {
+            fd: Some(Arc::new(root)),
+            kind: FileType::Directory,
+            key: key(&stat),
+            name: None,
+            lookups: 1,
+        };
+        Ok(Self {
+            by_key: HashMap::from([(node.key, ROOT)]),
+            nodes: HashMap::from([(ROOT, node)]),
+            handles: HashMap::new(),
+            next: ROOT + 1,
+            open: 1,
+            most_open: (all - most_handles).max(2),
+            most_nodes,
+            most_handles,
+        })
     }
 
-    pub fn node(&self, number: u64) -> Result<&Node> {
-        self.nodes.get(&number).ok_or(Errno::STALE)
+    pub fn kind(&self, number: u64) -> Result<FileType> {
+        self.nodes
+            .get(&number)
+            .map_or(Err(Errno::STALE), |node| Ok(node.kind))
+    }
+
+    /// A node's place.
+    pub fn place(&mut self, number: u64) -> Result<Arc<OwnedFd>> {
+        // Up to the first that is open, and down again.
+        let mut way = Vec::new();
+        let mut at = number;
+        let mut fd = loop {
+            let node = self.nodes.get(&at).ok_or(Errno::STALE)?;
+            if let Some(fd) = &node.fd {
+                break Arc::clone(fd);
+            }
+            let (parent, name) = node.name.as_ref().ok_or(Errno::STALE)?;
+            if way.len() >= MAX_DEPTH {
+                return Err(Errno::STALE);
+            }
+            way.push((at, name.clone()));
+            at = *parent;
+        };
+        for (number, name) in way.into_iter().rev() {
+            let found = below(&fd, &name).map_err(|errno| match errno {
+                Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Errno::STALE,
+                other => other,
+            })?;
+            let key = key(&stat(&found)?);
+            fd = Arc::new(found);
+            self.make_room()?;
+            let node = self.nodes.get_mut(&number).ok_or(Errno::STALE)?;
+            if node.key != key {
+                return Err(Errno::STALE);
+            }
+            node.fd = Some(Arc::clone(&fd));
+            self.open += 1;
+        }
+        Ok(fd)
     }
 
     /// The number the guest knows a place by, from now on once more.
-    pub fn keep(&mut self, fd: OwnedFd, stat: &Stat) -> Result<u64> {
-        let key = (stat.st_dev, stat.st_ino);
+    pub fn keep(&mut self, parent: u64, name: &OsStr, fd: OwnedFd, stat: &Stat) -> Result<u64> {
+        let key = key(stat);
+        let seen = Some((parent, name.to_owned()));
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        // Of another kind, it is a new file with the number of one that is gone.
         if let Some(&number) = self.by_key.get(&key)
-            && let Some(node) = self.nodes.get_mut(&number)
+            && let Some(node) = self.nodes.get_mut(&number).filter(|node| node.kind == kind)
         {
             node.lookups = node.lookups.saturating_add(1);
+            if number != ROOT {
+                node.name = seen;
+            }
             return Ok(number);
         }
         if self.nodes.len() >= self.most_nodes {
             return Err(Errno::NFILE);
         }
+        self.make_room()?;
         let number = self.fresh();
         let node = Node {
-            fd,
-            kind: FileType::from_raw_mode(stat.st_mode),
+            fd: Some(Arc::new(fd)),
+            kind,
             key,
+            name: seen,
             lookups: 1,
         };
         self.nodes.insert(number, node);
         self.by_key.insert(key, number);
+        self.open += 1;
         Ok(number)
+    }
+
+    /// Closes half of the places that can be found again, if there is room for no more. What
+    /// is asked for next is as likely among these as among others.
+    fn make_room(&mut self) -> Result<()> {
+        if self.open < self.most_open {
+            return Ok(());
+        }
+        let mut spare = self.open.div_ceil(2);
+        for node in self.nodes.values_mut() {
+            if spare == 0 {
+                break;
+            }
+            if node.name.is_some() && node.fd.take().is_some() {
+                self.open -= 1;
+                spare -= 1;
+            }
+        }
+        match self.open < self.most_open {
+            true => Ok(()),
+            false => Err(Errno::NFILE),
+        }
+    }
+
+    /// `name` in the directory `parent` is now what the guest knows already, if it does.
+    pub fn moved(&mut self, parent: u64, name: &OsStr, to: &Stat) {
+        if let Some(number) = self.by_key.get(&key(to)).filter(|number| **number != ROOT)
+            && let Some(node) = self.nodes.get_mut(number)
+        {
+            node.name = Some((parent, name.to_owned()));
+        }
+    }
+
+    /// The name is about to go: a place that was known by it stays open from now on.
+    pub fn unnamed(&mut self, parent: u64, name: &OsStr) {
+        let Ok(directory) = self.place(parent) else {
+            return;
+        };
+        let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let known = stat.ok().and_then(|stat| self.by_key.get(&key(&stat)));
+        let Some(&number) = known.filter(|number| **number != ROOT) else {
+            return;
+        };
+        let place = self.place(number);
+        if let (Ok(_), Some(node)) = (place, self.nodes.get_mut(&number)) {
+            let same =
+                |(at, known): &mut (u64, OsString)| (*at, known.as_os_str()) == (parent, name);
+            node.name.take_if(same);
+        }
     }
 
     pub fn forget(&mut self, number: u64, count: u64) {
@@ -98,8 +230,11 @@ impl Table {
         node.lookups = node.lookups.saturating_sub(count);
         if node.lookups == 0 && number != ROOT {
             let key = node.key;
+            self.open -= usize::from(node.fd.is_some());
             self.nodes.remove(&number);
-            self.by_key.remove(&key);
+            if self.by_key.get(&key) == Some(&number) {
+                self.by_key.remove(&key);
+            }
         }
     }
 
@@ -108,11 +243,11 @@ impl Table {
             return Err(Errno::NFILE);
         }
         let handle = self.fresh();
-        self.handles.insert(handle, file);
+        self.handles.insert(handle, Arc::new(file));
         Ok(handle)
     }
 
-    pub fn handle(&self, number: u64) -> Result<&File> {
+    pub fn handle(&self, number: u64) -> Result<&Arc<File>> {
         self.handles.get(&number).ok_or(Errno::BADF)
     }
 
@@ -125,6 +260,7 @@ impl Table {
         self.handles.clear();
         self.nodes.retain(|&number, _| number == ROOT);
         self.by_key.retain(|_, number| *number == ROOT);
+        self.open = 1;
     }
 
     /// Never given before: a number of a guest that is gone means nothing. At one a

@@ -26,10 +26,10 @@ struct Share {
 
 impl Share {
     fn new(read_only: bool) -> Self {
-        Self::with(read_only, 1024)
+        Self::with(read_only, 1024, 1 << 16)
     }
 
-    fn with(read_only: bool, descriptors: u64) -> Self {
+    fn with(read_only: bool, descriptors: u64, nodes: usize) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let share = folder.path().join("share");
         fs::create_dir_all(share.join("sub")).expect("a folder");
@@ -40,7 +40,7 @@ impl Share {
         symlink("..", share.join("up")).expect("a link");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty()).expect("a folder");
-        let table = Table::new(open(&share), descriptors).expect("a table");
+        let table = Table::bounded(open(&share), descriptors, nodes).expect("a table");
         let own = open(Path::new("/proc/self/fd"));
         let mut server = Server::new(table, own, read_only, false);
         let (stream, mut theirs) = UnixStream::pair().expect("a pair");
@@ -309,7 +309,7 @@ fn what_is_read_only_stays_as_it_is() {
             Err(libc::EROFS)
         );
     }
-    for opcode in [3 + 1, 6, 8, 9, 10, 11, 12, 13, 16, 35, 43, 45, 47] {
+    for opcode in [3 + 1, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 47] {
         assert_eq!(
             share.ask(opcode, file, &[0; 128]),
             Err(libc::EROFS),
@@ -320,7 +320,7 @@ fn what_is_read_only_stays_as_it_is() {
 
 #[test]
 fn numbers_nobody_was_given_mean_nothing_and_tables_have_an_end() {
-    let mut share = Share::with(false, 64 + 20);
+    let mut share = Share::with(false, 64 + 20, 10);
     for node in [0, 2, 77, u64::MAX] {
         assert_eq!(share.lookup(node, "file"), Err(libc::ESTALE));
     }
@@ -351,6 +351,196 @@ fn numbers_nobody_was_given_mean_nothing_and_tables_have_an_end() {
         assert!(share.send(&message).is_empty(), "no answer to this");
     }
     share.lookup(ROOT, "f19").expect("there is room again");
+}
+
+/// More places than descriptors: each is found again, wherever it was moved meanwhile, and
+/// none that is another file now is taken for it.
+#[test]
+fn places_beyond_the_descriptors_are_found_again() {
+    let mut share = Share::with(false, 64 + 20, 1 << 16);
+    let sub = share.lookup(ROOT, "sub").expect("there");
+    let body = texts(&words(&[0o755, 0]), &["deep"]);
+    let deep = wide(&share.ask(op::MKDIR, sub, &body).expect("made"));
+    for index in 0..60 {
+        fs::write(share.path(&format!("sub/deep/f{index}")), index.to_string()).expect("a file");
+    }
+    let all: Vec<u64> = (0..60)
+        .map(|n| share.lookup(deep, &format!("f{n}")).expect("there"))
+        .collect();
+    let content = |share: &mut Share, node| {
+        let open = share.ask(op::OPEN, node, &words(&[0, 0]))?;
+        let text = share.read(wide(&open)).expect("read");
+        let close = [&wide(&open).to_le_bytes()[..], &[0; 16]].concat();
+        share.ask(op::RELEASE, node, &close).expect("closed");
+        Ok::<_, i32>(String::from_utf8(text).expect("digits"))
+    };
+    for (index, node) in all.iter().enumerate() {
+        assert_eq!(content(&mut share, *node), Ok(index.to_string()));
+    }
+    // By the guest: a file, and the directory all of them are in.
+    let body = texts(&ROOT.to_le_bytes(), &["f7", "seven"]);
+    share.ask(op::RENAME, deep, &body).expect("moved");
+    let body = texts(&ROOT.to_le_bytes(), &["deep", "high"]);
+    share.ask(op::RENAME, sub, &body).expect("moved");
+    // One that is removed while the guest holds it is still there for it.
+    let held = all[9];
+    share.ask(op::UNLINK, deep, b"f9\0").expect("removed");
+    // By the host: another file of the same name, and none.
+    fs::write(share.path("new"), "another").expect("a file");
+    for index in 0..60 {
+        share
+            .lookup(deep, &format!("f{}", index % 5))
+            .expect("there");
+    }
+    for (index, node) in all.iter().enumerate() {
+        assert_eq!(content(&mut share, *node), Ok(index.to_string()), "{index}");
+    }
+    assert_eq!(content(&mut share, held), Ok("9".into()));
+    fs::rename(share.path("new"), share.path("high/f1")).expect("moved");
+    symlink("../../secret", share.path("high/link")).expect("a link");
+    fs::rename(share.path("high/link"), share.path("high/f2")).expect("moved");
+    fs::remove_file(share.path("high/f3")).expect("removed");
+    // What was closed to make room cannot be told from outside; both answers are right.
+    let right: [&[Result<String, i32>]; 3] = [
+        &[Ok("1".into()), Err(libc::ESTALE)],
+        &[Ok("2".into()), Err(libc::ESTALE)],
+        &[Ok("3".into()), Err(libc::ESTALE)],
+    ];
+    for round in 0..4 {
+        for node in &all[10..] {
+            content(&mut share, *node).expect("there");
+        }
+        for (index, right) in (1..).zip(right) {
+            let text = content(&mut share, all[index]);
+            assert!(right.contains(&text), "{round}: {index} {text:?}");
+        }
+    }
+    share.unharmed();
+}
+
+#[test]
+fn attributes_of_users_are_kept_and_no_others() {
+    let mut share = Share::new(false);
+    let file = share.lookup(ROOT, "file").expect("there");
+    let set = |name: &str, value: &[u8], flags: u32| {
+        let size = u32::try_from(value.len()).expect("small");
+        [texts(&words(&[size, flags]), &[name]), value.to_vec()].concat()
+    };
+    let get = |name: &str, room: u32| texts(&words(&[room, 0]), &[name]);
+    if let Err(errno) = share.ask(op::SETXATTR, file, &set("user.a", b"value", 0)) {
+        // A file system that has none, as tmpfs was until Linux 6.6.
+        assert_eq!(errno, libc::EOPNOTSUPP);
+        return;
+    }
+    assert_eq!(
+        share.ask(op::GETXATTR, file, &get("user.a", 100)),
+        Ok(b"value".to_vec())
+    );
+    assert_eq!(
+        share.ask(op::GETXATTR, file, &get("user.a", 0)),
+        Ok(words(&[5, 0]))
+    );
+    assert_eq!(
+        share.ask(op::GETXATTR, file, &get("user.a", 4)),
+        Err(libc::ERANGE)
+    );
+    assert_eq!(
+        share.ask(op::GETXATTR, file, &get("user.b", 4)),
+        Err(libc::ENODATA)
+    );
+    assert_eq!(
+        share.ask(op::LISTXATTR, file, &words(&[100, 0])),
+        Ok(b"user.a\0".to_vec())
+    );
+    assert_eq!(
+        share.ask(op::LISTXATTR, file, &words(&[0, 0])),
+        Ok(words(&[7, 0]))
+    );
+    let again = share.ask(op::SETXATTR, file, &set("user.a", b"", 1));
+    assert_eq!(again, Err(libc::EEXIST), "XATTR_CREATE");
+    for name in [
+        "security.capability",
+        "trusted.x",
+        "system.posix_acl_access",
+        "user",
+        "x",
+    ] {
+        let refused = share.ask(op::SETXATTR, file, &set(name, b"x", 0));
+        assert_eq!(refused, Err(libc::EOPNOTSUPP), "{name}");
+        assert_eq!(
+            share.ask(op::REMOVEXATTR, file, &texts(&[], &[name])),
+            Err(libc::EOPNOTSUPP)
+        );
+        assert_eq!(
+            share.ask(op::GETXATTR, file, &get(name, 64)),
+            Err(libc::ENODATA)
+        );
+    }
+    let long = format!("user.{}", "x".repeat(300));
+    assert_eq!(
+        share.ask(op::SETXATTR, file, &set(&long, b"x", 0)),
+        Err(libc::ERANGE)
+    );
+    let link = share.lookup(ROOT, "near").expect("the link");
+    assert_eq!(
+        share.ask(op::SETXATTR, link, &set("user.a", b"x", 0)),
+        Err(libc::EOPNOTSUPP)
+    );
+    assert_eq!(
+        share.ask(op::LISTXATTR, link, &words(&[100, 0])),
+        Ok(Vec::new())
+    );
+    share
+        .ask(op::REMOVEXATTR, file, b"user.a\0")
+        .expect("removed");
+    assert_eq!(
+        share.ask(op::LISTXATTR, file, &words(&[100, 0])),
+        Ok(Vec::new())
+    );
+    share.unharmed();
+}
+
+/// The host swaps what the guest walks through for a link that leads out, as fast as it can.
+#[test]
+fn no_race_leads_out() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut share = Share::new(false);
+    fs::write(share.path("sub/secret"), "inside").expect("a file");
+    symlink("..", share.path("way")).expect("a link");
+    let (sub, way) = (share.path("sub"), share.path("way"));
+    let over = AtomicBool::new(false);
+    let (mut found, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            while !over.load(Ordering::Relaxed) {
+                let cwd = rustix::fs::CWD;
+                rustix::fs::renameat_with(cwd, &sub, cwd, &way, flags).expect("swapped");
+            }
+        });
+        for _ in 0..4000 {
+            let opened = share.lookup(ROOT, "sub").and_then(|directory| {
+                let body = texts(&words(&[2, 0o100644, 0, 0]), &["secret"]);
+                share.ask(op::CREATE, directory, &body)
+            });
+            match opened {
+                Ok(made) => {
+                    let handle = wide(&made[128..]);
+                    assert_eq!(share.read(handle), Ok(b"inside".to_vec()));
+                    found += 1;
+                    let close = [&handle.to_le_bytes()[..], &[0; 16]].concat();
+                    share.ask(op::RELEASE, 0, &close).expect("closed");
+                }
+                Err(errno) => {
+                    assert!([libc::ENOTDIR, libc::ESTALE].contains(&errno), "{errno}");
+                    refused += 1;
+                }
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(found > 0 && refused > 0, "{found} found, {refused} refused");
+    share.unharmed();
 }
 
 proptest! {

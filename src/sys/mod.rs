@@ -4,6 +4,8 @@
 pub mod child;
 pub mod clock;
 pub mod descriptors;
+pub mod limits;
+pub mod names;
 pub mod namespaces;
 pub mod probe;
 pub mod seqpacket;

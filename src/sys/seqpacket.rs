@@ -7,9 +7,10 @@
 #![expect(unsafe_code, reason = "descriptors that come by number")]
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
-    recvmsg, send, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    recv, recvmsg, send, sendmsg, shutdown, socketpair,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -111,6 +112,21 @@ impl SeqPacket {
     }
 }
 
+impl SeqPacket {
+    /// Says that no message follows; the other side's may.
+    pub fn finish(&self) -> io::Result<()> {
+        Ok(shutdown(self.0.as_raw_fd(), Shutdown::Write)?)
+    }
+
+    /// Waits for the other side to be closed, and says whether it was in time.
+    #[must_use]
+    pub fn ends_within(&self, milliseconds: u16) -> bool {
+        let mut list = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        let count = poll(&mut list, PollTimeout::from(milliseconds));
+        count.is_ok_and(|count| count > 0)
+    }
+}
+
 fn too_long() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a control message is too long")
 }
@@ -138,6 +154,14 @@ mod tests {
         a.send(b"three").expect("room");
         assert_eq!(b.recv(16).expect("open").as_deref(), Some(&b"one"[..]));
         assert!(b.recv(4).is_err(), "a longer message is not cut short");
+        a.finish().expect("open");
+        assert!(!a.ends_within(1), "the other side is there");
+        assert_eq!(b.recv(16).expect("open"), None);
+        b.send(b"last").expect("room");
+        assert_eq!(a.recv(16).expect("open").as_deref(), Some(&b"last"[..]));
+        let (c, d) = SeqPacket::pair().expect("a socket pair");
+        drop(d);
+        assert!(c.ends_within(1));
         drop(a);
         assert_eq!(b.recv(16).expect("an orderly end"), None);
     }

@@ -23,6 +23,7 @@ pub struct Desk {
     outcome: Arc<Outcome>,
     console_wanted: AtomicBool,
     save_wanted: Mutex<Option<Vec<OwnedFd>>>,
+    count_wanted: AtomicBool,
 }
 
 const SOCKET: Token = 0;
@@ -35,6 +36,7 @@ impl Desk {
             outcome,
             console_wanted: AtomicBool::new(false),
             save_wanted: Mutex::default(),
+            count_wanted: AtomicBool::new(false),
         })
     }
 
@@ -49,6 +51,9 @@ impl Desk {
             let problem = save(running, files).err();
             let problem = problem.map(|error| super::chain(&*error));
             let _ = send(&self.socket, &Report::Saved { problem });
+        }
+        if self.count_wanted.swap(false, Ordering::Relaxed) {
+            let _ = send(&self.socket, &Report::Counted(running.counted()));
         }
     }
 
@@ -73,6 +78,7 @@ impl Desk {
                 *wanted.unwrap_or_else(PoisonError::into_inner) = Some(files);
             }
             Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
+            Request::Count => self.count_wanted.store(true, Ordering::Relaxed),
         }
     }
 

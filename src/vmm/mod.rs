@@ -15,10 +15,12 @@ use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
 use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
+use crate::sys::limits;
 use crate::sys::seqpacket::SeqPacket;
 use crate::telemetry;
 use control::Desk;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::fs::{FlockOperation, flock};
 use std::error::Error;
 use std::fs::File;
 use std::io;
@@ -40,6 +42,8 @@ pub fn run(control: RawFd) -> u8 {
             return 2;
         }
     };
+    // A guest's disk is a file.
+    limits::survive_file_size();
     tell_panics(&socket);
     tell_lines(&socket);
     match serve(&socket, &mut inherited) {
@@ -110,6 +114,8 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     let marks = Arc::new(Marks::new(config.trace));
     marks.mark("machine process up");
     let parts = take_parts(&config, inherited)?;
+    let disks = parts.drives.iter().map(File::try_clone);
+    let disks: Vec<File> = disks.collect::<io::Result<_>>()?;
     Plan::new(config.jail).enter()?;
     marks.mark("jail entered");
 
@@ -148,6 +154,11 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
         report_marks(socket, &marks);
     };
     running.flush();
+    // Else they stay locked until the kernel has taken an io_uring apart, which it does after
+    // this process is gone.
+    for disk in &disks {
+        let _ = flock(disk, FlockOperation::Unlock);
+    }
     // Nobody can ask any more, and an end that was not looked for is told with them.
     desk.tell_console(&running);
     if let Some(trips) = running.round_trips().filter(|_| config.trace) {

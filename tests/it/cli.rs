@@ -117,14 +117,20 @@ fn a_host_without_machines_lists_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |words: &[&str]| finish(husk().args(words).env("XDG_RUNTIME_DIR", folder.path()));
     let table = run(&["ps", "-a"]);
-    assert_eq!(table.stdout, "ID  NAME  IMAGE  COMMAND  CREATED  STATUS\n");
+    assert_eq!(
+        table.stdout,
+        "ID  NAME  IMAGE  COMMAND  CREATED  STATUS  PORTS\n"
+    );
     assert_eq!(run(&["ps", "--format", "json"]).stdout, "[]\n");
     assert_eq!(run(&["ps", "-q"]).stdout, "");
     assert_eq!(run(&["events"]).stdout, "");
     let colored = run(&["--color", "always", "ps"]);
     assert!(colored.stdout.contains('\x1b'), "{colored:?}");
     let plain = run(&["--color", "always", "--no-color", "ps"]);
-    assert_eq!(plain.stdout, "ID  NAME  IMAGE  COMMAND  CREATED  STATUS\n");
+    assert_eq!(
+        plain.stdout,
+        "ID  NAME  IMAGE  COMMAND  CREATED  STATUS  PORTS\n"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod bad_input;
 mod boot;
 mod cli;
 mod image;

@@ -10,7 +10,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 use husk_protocol::{Failure, Mount, MountKind, Stage};
-use libc::{MS_NODEV, MS_NOSUID, MS_RDONLY};
+use libc::{MS_BIND, MS_NODEV, MS_NOSUID, MS_RDONLY};
 
 /// Mounts one, on a directory that is made if the image has none there.
 pub fn attach(mount: &Mount) -> Result<(), Failure> {
@@ -29,6 +29,8 @@ pub fn attach(mount: &Mount) -> Result<(), Failure> {
         MountKind::Share => (&source, c"virtiofs", MS_NODEV | MS_NOSUID, c""),
         MountKind::Tmpfs if mount.size > 0 => (c"tmpfs", c"tmpfs", MS_NODEV | MS_NOSUID, &*size),
         MountKind::Tmpfs => (c"tmpfs", c"tmpfs", MS_NODEV | MS_NOSUID, c"mode=1777"),
+        // A mount of its own: making the root's read-only leaves this one as it is.
+        MountKind::Own => (&target, c"", MS_BIND, c""),
     };
     sys::mount(source, &target, kind, flags | read_only, data)
         .map_err(|errno| failure(Stage::Root, errno, format!("mounting {}", shown())))?;

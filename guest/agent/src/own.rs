@@ -19,7 +19,10 @@ use core::mem::ManuallyDrop;
 pub fn run(program: &CStr, arguments: &[CString]) -> u8 {
     let result = match (program.to_bytes(), arguments) {
         (b"archive", [path]) => archive::run(path.to_bytes()),
-        (b"extract", [path]) => extract::run(path.to_bytes()),
+        (b"extract", [path]) => extract::run(path.to_bytes(), false),
+        (b"extract", [path, word]) if word.to_bytes() == b"contents" => {
+            extract::run(path.to_bytes(), true)
+        }
         (b"processes", []) => processes::run(),
         _ => Err(Trouble::new("there is no such program", Errno(0))),
     };
@@ -50,7 +53,12 @@ impl Trouble {
 
     /// About a path.
     pub fn at(path: &[u8], errno: Errno) -> Self {
-        Self::new(&String::from_utf8_lossy(path), errno)
+        let what = String::from_utf8_lossy(path);
+        match errno.0 {
+            // No call failed: it was not tried.
+            0 => Self(format!("{what}: it cannot be copied")),
+            _ => Self::new(&what, errno),
+        }
     }
 
     pub fn tell(&self) {
@@ -115,6 +123,7 @@ pub fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
     match directory {
         b"" => name.into(),
         _ if name.is_empty() => directory.into(),
+        _ if directory.ends_with(b"/") => [directory, name].concat(),
         _ => [directory, b"/", name].concat(),
     }
 }

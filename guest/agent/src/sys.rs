@@ -203,11 +203,23 @@ pub fn listen_vsock(port: u32) -> Result<Fd> {
     Ok(socket)
 }
 
-/// The next connection that waits on a listening socket.
-pub fn accept(socket: &Fd) -> Result<Fd> {
-    let args = [word(socket.0), 0, 0, word(libc::SOCK_CLOEXEC), 0, 0];
-    // SAFETY: without an address to fill in, the kernel writes no memory.
-    unsafe { call(libc::SYS_accept4, args) }.map(descriptor)
+/// The next connection that waits on a listening vsock socket, and the context id of who
+/// dialled.
+pub fn accept(socket: &Fd) -> Result<(Fd, u32)> {
+    let mut address = [0u8; 16];
+    let mut length: u32 = 16;
+    let args = [
+        word(socket.0),
+        address.as_mut_ptr().expose_provenance(),
+        (&raw mut length).expose_provenance(),
+        word(libc::SOCK_CLOEXEC),
+        0,
+        0,
+    ];
+    // SAFETY: the kernel writes at most `length` bytes of an address, and its length.
+    let link = unsafe { call(libc::SYS_accept4, args) }.map(descriptor)?;
+    let [.., a, b, c, d, _, _, _, _] = address;
+    Ok((link, u32::from_ne_bytes([a, b, c, d])))
 }
 
 /// struct sockaddr_vm: family, reserved, port, cid, padding.

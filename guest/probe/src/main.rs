@@ -6,11 +6,13 @@
 mod bench;
 mod disk;
 mod events;
+mod frames;
 mod load;
 mod mappings;
 mod storms;
 mod streams;
 mod sys;
+mod talk;
 mod traced;
 mod vectors;
 
@@ -33,7 +35,10 @@ const USAGE: &str = "questions:
   disk PATH MIB MILLISECONDS [cached]
                                    how fast a disk is; what was on it is lost
   http ADDRESS PATH CLIENTS SECONDS [keep]
-                                   requests to a web server, as many as it answers";
+                                   requests to a web server, as many as it answers
+  frames INTERFACE HEX...          frames as they are, on the wire
+  serve ADDRESS                    the other end of talk, without end
+  talk ADDRESS MILLISECONDS        what a connection carries, a JSON object a row";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -75,6 +80,9 @@ fn answer(words: &[&str]) -> Result<(), String> {
             let (clients, seconds) = (number(clients)?, number(seconds)?);
             load::http(address, path, clients, seconds, !keep.is_empty())
         }
+        ["frames", interface, ref frames @ ..] => frames::send(interface, frames),
+        ["serve", address] => talk::serve(address),
+        ["talk", address, milliseconds] => talk::measure(address, number(milliseconds)?),
         _ => Err(USAGE.to_owned()),
     }
 }

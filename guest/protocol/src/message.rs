@@ -126,6 +126,8 @@ pub enum MountKind {
     Share,
     /// In memory.
     Tmpfs,
+    /// A directory of the root, which takes writes also where the root takes none.
+    Own,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -507,7 +509,7 @@ impl Stream {
 }
 
 impl MountKind {
-    pub const ALL: [Self; 3] = [Self::Volume, Self::Share, Self::Tmpfs];
+    pub const ALL: [Self; 4] = [Self::Volume, Self::Share, Self::Tmpfs, Self::Own];
 }
 
 impl Filesystem {

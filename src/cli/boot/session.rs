@@ -5,7 +5,7 @@
 use super::keys::{Keys, Typed};
 use super::{BootRequest, Disk};
 use crate::cli::launch::Opened;
-use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::signals::Signals;
 use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
@@ -153,13 +153,15 @@ fn watch(
                 }),
                 Some(Report::Kernel(variant)) => waterfall.kernel(variant),
                 Some(Report::RoundTrips(trips)) => waterfall.round_trips(trips),
-                Some(Report::Note { line }) => printer.talk(&format!("husk: {line}\r\n")),
+                Some(Report::Note { line }) => {
+                    printer.talk(&format!("husk: {}\r\n", visible(&line)));
+                }
                 Some(Report::Panicked { message }) => ended.panic = Some(message),
                 Some(Report::Ended(end)) => {
                     ended.end = Some(end);
                     return Ok(());
                 }
-                Some(Report::Console { .. } | Report::Saved { .. }) => {}
+                Some(Report::Console { .. } | Report::Saved { .. } | Report::Counted(_)) => {}
             }
         }
     }

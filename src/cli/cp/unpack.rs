@@ -22,6 +22,9 @@ use std::path::{Component, Path, PathBuf};
 const MAX_ENTRIES: usize = 4 << 20;
 /// Directories within directories: each costs a step of every name below it.
 const MAX_DEPTH: usize = 256;
+/// Bytes of the names of directories that are remembered until the end. Stops a guest that
+/// sends millions of deep ones from filling the host's memory.
+const MAX_REMEMBERED: usize = 64 << 20;
 /// Complaints that are told; a guest could cause any number.
 const MAX_COMPLAINTS: usize = 20;
 /// No setuid, setgid or sticky bit comes out of a guest.
@@ -92,10 +95,13 @@ impl Target {
 
     /// The directory with these parts, and no link on the way to it.
     fn directory(&self, parts: &[OsString]) -> rustix::io::Result<OwnedFd> {
-        let path: PathBuf = parts.iter().collect();
-        let path = match parts.is_empty() {
+        self.open_below(&parts.iter().collect::<PathBuf>())
+    }
+
+    fn open_below(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        let path = match path.as_os_str().is_empty() {
             true => Path::new("."),
-            false => &path,
+            false => path,
         };
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY | OFlags::NOFOLLOW;
         let resolve =
@@ -109,7 +115,7 @@ pub fn unpack(mut input: impl Read, target: &Target) -> Result<Vec<String>, Fail
     let mut parser = Parser::new();
     let mut block = [0; BLOCK];
     let mut complaints = Vec::new();
-    let mut directories = Vec::new();
+    let mut directories = Directories::default();
     let mut entries = 0;
     let lies = || Problem::new("the guest sends no stream of files");
     while fill(&mut input, &mut block)? {
@@ -140,8 +146,8 @@ pub fn unpack(mut input: impl Read, target: &Target) -> Result<Vec<String>, Fail
         }
     }
     // Only now, since what is made in a directory needs its permission and changes its time.
-    for (parts, mode, mtime) in directories.iter().rev() {
-        if let Ok(directory) = target.directory(parts) {
+    for (path, mode, mtime) in directories.list.iter().rev() {
+        if let Ok(directory) = target.open_below(path) {
             let _ = fs::fchmod(&directory, Mode::from_raw_mode(*mode & PERMISSIONS));
             let _ = fs::futimens(&directory, &times(*mtime));
         }
@@ -151,7 +157,24 @@ pub fn unpack(mut input: impl Read, target: &Target) -> Result<Vec<String>, Fail
     Ok(complaints)
 }
 
-type Directories = Vec<(Vec<OsString>, u32, u64)>;
+/// Those that were made, with the mode and the time they are to have.
+#[derive(Default)]
+struct Directories {
+    list: Vec<(PathBuf, u32, u64)>,
+    bytes: usize,
+}
+
+impl Directories {
+    fn remember(&mut self, parts: &[OsString], entry: &Entry) -> Result<(), Failure> {
+        let path: PathBuf = parts.iter().collect();
+        self.bytes += path.as_os_str().len() + size_of::<(PathBuf, u32, u64)>();
+        if self.bytes > MAX_REMEMBERED {
+            return Err(Problem::new("the guest sends more directories than husk takes").into());
+        }
+        self.list.push((path, entry.mode, entry.mtime));
+        Ok(())
+    }
+}
 
 /// Makes one entry. The content of a file is read whatever happens; why the entry could not
 /// be made is the inner error.
@@ -184,7 +207,7 @@ fn make(
         Kind::File => return file(input, &parent, name, entry),
         Kind::Directory => match fs::mkdirat(&parent, name, Mode::RWXU) {
             Ok(()) => {
-                directories.push((parts.clone(), entry.mode, entry.mtime));
+                directories.remember(&parts, entry)?;
                 Ok(())
             }
             // Taken as it is, mode and all, if it is a directory and no link to one.

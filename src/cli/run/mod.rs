@@ -2,6 +2,7 @@
 //! `husk run`: a command of an image, in a machine of its own.
 
 mod begin;
+mod declared;
 mod detach;
 mod network;
 mod owner;
@@ -9,6 +10,7 @@ mod parts;
 mod request;
 mod session;
 pub mod storage;
+mod written;
 
 use super::host::Memory;
 use super::image::PullWhen;
@@ -23,6 +25,13 @@ use std::path::PathBuf;
 pub use detach::{KeepArgs, keep};
 pub use owner::{find, find_one, place, problem};
 pub use request::{RunRequest, kernel_file, user, variable, workdir};
+
+/// Headings of the long help.
+const COMMAND: &str = "The command";
+const MACHINE: &str = "The machine";
+const NETWORK: &str = "Network";
+const FILES: &str = "Disks and files";
+const KERNEL: &str = "Kernel and faults";
 
 /// Run a command of an image in a machine of its own
 ///
@@ -40,65 +49,93 @@ pub struct RunArgs {
     /// Let programs of the host reach the guest's vsock ports through a Unix socket at PATH:
     /// they write `CONNECT <port>` in a line of its own
     #[arg(long, value_name = "PATH")]
+    #[arg(help_heading = MACHINE)]
     vsock: Option<PathBuf>,
     /// Set a variable of the command's environment; NAME alone hands on the host's value
     #[arg(short, long, value_name = "NAME[=VALUE]")]
+    #[arg(help_heading = COMMAND)]
     env: Vec<OsString>,
     /// Run this program instead of the image's entry point; the image's own command goes
     /// with it. Empty: run CMD alone
     #[arg(long, value_name = "PROGRAM")]
+    #[arg(help_heading = COMMAND)]
     entrypoint: Option<OsString>,
     /// When to ask the registry for IMAGE
     #[arg(long, value_name = "WHEN", value_enum, default_value = "missing")]
+    #[arg(help_heading = COMMAND)]
     pull: PullWhen,
     /// Start in this directory of the guest
     #[arg(short, long, value_name = "DIR")]
+    #[arg(help_heading = COMMAND)]
     workdir: Option<String>,
     /// Run as this user of the guest, a name or a number
     #[arg(short, long, value_name = "USER[:GROUP]")]
+    #[arg(help_heading = COMMAND)]
     user: Option<String>,
     /// Lead a port of the host into the guest, on the host's loopback address or on IP;
     /// add /udp for datagrams
     #[arg(short, long, value_name = "[IP:]HOST:GUEST")]
+    #[arg(help_heading = NETWORK)]
     publish: Vec<String>,
+    /// Lead a free port of the host's loopback address to each port the image exposes;
+    /// `husk ps` shows which
+    #[arg(short = 'P', long)]
+    #[arg(help_heading = NETWORK)]
+    publish_all: bool,
     /// Let the guest reach this host name, address or range, on PORT or all ports; may be
     /// repeated. Nothing else is reached
     #[arg(long, value_name = "HOST|CIDR[:PORT]")]
+    #[arg(help_heading = NETWORK)]
     allow: Vec<String>,
     /// user: what --allow names; open: all but this host's own addresses; none: no
     /// network; net:NAME: with the machines of that name, too; tap:NAME or bridge:NAME, for
     /// root: an interface of the host
     #[arg(long, value_name = "MODE", default_value = "user")]
+    #[arg(help_heading = NETWORK)]
     network: String,
+    /// Most bytes the guest's interface carries in a second, in each direction: 20m, 1g
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    #[arg(help_heading = NETWORK)]
+    net_bps: Option<String>,
     /// What the guest calls itself
     #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = NETWORK)]
     hostname: Option<String>,
     /// Forward standard input; without it the command reads end-of-file
     #[arg(short, long)]
+    #[arg(help_heading = COMMAND)]
     interactive: bool,
     /// Give the command a terminal, with this one's size and keys
     #[arg(short, long)]
+    #[arg(help_heading = COMMAND)]
     tty: bool,
     /// Leave it running and print its id; `husk logs`, `attach` and `stop` find it again
     #[arg(short, long)]
+    #[arg(help_heading = MACHINE)]
     detach: bool,
     /// Call the machine so: letters, digits, '_', '.' and '-'
     #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = MACHINE)]
     name: Option<String>,
     /// Keep nothing of it once it ended; always so without --detach
     #[arg(long)]
+    #[arg(help_heading = MACHINE)]
     rm: bool,
     /// Something to know it by, as often as wanted
     #[arg(short, long, value_name = "KEY[=VALUE]")]
+    #[arg(help_heading = MACHINE)]
     label: Vec<String>,
     /// What `husk stop` asks the command to end with; without it, what the image says, or TERM
     #[arg(long, value_name = "SIGNAL")]
+    #[arg(help_heading = MACHINE)]
     stop_signal: Option<String>,
     /// Refuse writes to the root instead of keeping them in memory
     #[arg(long)]
+    #[arg(help_heading = FILES)]
     read_only: bool,
     /// Boot this kernel, an ELF vmlinux or a bzImage, instead of husk's own
     #[arg(long, value_name = "PATH")]
+    #[arg(help_heading = KERNEL)]
     kernel: Option<PathBuf>,
     /// Boot the guest's kernel instead of going on from a template of this host's
     #[arg(long)]
@@ -106,17 +143,21 @@ pub struct RunArgs {
     /// Run the guest's kernel in this ring: 0, or 3 where KVM interprets ring 0. Without
     /// it, 3 where that works; with --kernel, as that kernel wants
     #[arg(long, value_name = "RING")]
+    #[arg(help_heading = KERNEL)]
     guest_ring: Option<GuestRing>,
     /// Say nothing but errors
     #[arg(long)]
+    #[arg(help_heading = KERNEL)]
     quiet: bool,
     /// Do not confine the process that runs the guest; for finding faults only
     #[arg(long)]
+    #[arg(help_heading = KERNEL)]
     no_jail: bool,
     /// Tell on standard error when each step from exec to exit was reached; json is one
     /// line, in nanoseconds
     #[arg(long, value_name = "FORMAT", value_enum, num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "text")]
+    #[arg(help_heading = KERNEL)]
     trace: Option<TraceFormat>,
     /// How long the guest may take to reach its agent: 30s, 2m, 1500ms
     #[arg(
@@ -125,6 +166,7 @@ pub struct RunArgs {
         default_value = "2m",
         allow_negative_numbers = true
     )]
+    #[arg(help_heading = MACHINE)]
     timeout: String,
     /// Where the root comes from: NAME[:TAG] of a registry, dir:, tar:, oci:, oci-archive: or
     /// docker-archive: and a path, or a ready filesystem image's path

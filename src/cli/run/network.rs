@@ -12,6 +12,7 @@ use crate::config::net::{
 use crate::instance::seat::{Seat, SeatError};
 use crate::net::Frames;
 use crate::sys::tap;
+use crate::units::ByteSize;
 use anyhow::Context as _;
 use husk_protocol as guest;
 use std::io;
@@ -52,7 +53,11 @@ pub struct Publish {
 pub struct NetworkRequest {
     pub mode: Mode,
     pub publish: Vec<Publish>,
+    /// Also every port the image exposes.
+    pub publish_all: bool,
     pub allow: Vec<Rule>,
+    /// Most bytes a second, in each direction.
+    pub bps: Option<u64>,
 }
 
 impl NetworkRequest {
@@ -65,7 +70,8 @@ impl NetworkRequest {
         });
         let stack = matches!(mode, Mode::User { .. } | Mode::Private(_));
         let shown = &args.network;
-        if !args.publish.is_empty() && !stack && mode_is_known(&args.network) {
+        let ports = args.publish_all || !args.publish.is_empty();
+        if ports && !stack && mode_is_known(&args.network) {
             note(
                 Problem::new(format!(
                     "--publish: --network {shown} has no ports of the host"
@@ -108,11 +114,34 @@ impl NetworkRequest {
                 Err(problem) => problems.push(problem),
             }
         }
+        let bps = args.net_bps.as_deref().map(rate).transpose();
+        let bps = bps.unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        if bps.is_some() && mode == Mode::None && mode_is_known(&args.network) {
+            problems.push(Problem::new(
+                "--net-bps: --network none has nothing to limit",
+            ));
+        }
         Self {
             mode,
             publish: ports,
+            publish_all: args.publish_all,
             allow: rules,
+            bps,
         }
+    }
+}
+
+fn rate(text: &str) -> Result<u64, Problem> {
+    match ByteSize::parse_in(text, ByteSize::MIB) {
+        Ok(size) if size.bytes() > 0 => Ok(size.bytes()),
+        Ok(_) => Err(Problem::new(format!(
+            "--net-bps {text}: nothing would ever be carried"
+        ))),
+        Err(error) => Err(Problem::new(format!("--net-bps {text}: {error}"))
+            .hint("rates look like 512k or 20m, in bytes a second; a bare number is MiB")),
     }
 }
 
@@ -272,8 +301,8 @@ pub struct Gathered {
 pub fn gather(request: &RunRequest, opened: &mut Opened) -> Result<Gathered, Failure> {
     match &request.network.mode {
         Mode::None => Ok(Gathered::default()),
-        Mode::Tap(name) => Ok(over_tap(name, None, opened)?),
-        Mode::Bridge(name) => Ok(over_tap("husk%d", Some(name), opened)?),
+        Mode::Tap(name) => Ok(over_tap(name, None, request.network.bps, opened)?),
+        Mode::Bridge(name) => Ok(over_tap("husk%d", Some(name), request.network.bps, opened)?),
         Mode::User { open } => over_stack(request, *open, None, opened),
         Mode::Private(name) => {
             let hostname = request.hostname.as_deref().unwrap_or("husk");
@@ -312,7 +341,12 @@ fn private_folder(name: &str) -> Result<PathBuf, Problem> {
     Ok(base.join("husk").join("net").join(name))
 }
 
-fn over_tap(name: &str, bridge: Option<&str>, opened: &mut Opened) -> Result<Gathered, Problem> {
+fn over_tap(
+    name: &str,
+    bridge: Option<&str>,
+    bps: Option<u64>,
+    opened: &mut Opened,
+) -> Result<Gathered, Problem> {
     let about = |error: &io::Error| {
         let problem = match bridge {
             Some(bridge) => Problem::new(format!("cannot join the bridge {bridge}")),
@@ -337,6 +371,7 @@ fn over_tap(name: &str, bridge: Option<&str>, opened: &mut Opened) -> Result<Gat
         card: Some(Net {
             mac: MacAddr([0x02, 0x68, 0x75, a, b, c]),
             mtu: TAP_MTU,
+            bps,
             link: NetLink::Tap(opened.keep(fd)),
         }),
         guest: Some(guest::Network {
@@ -373,6 +408,7 @@ fn over_stack(
         card: Some(Net {
             mac: addresses.guest_mac,
             mtu: addresses.mtu,
+            bps: request.network.bps,
             link: NetLink::Frames(opened.keep(ours)),
         }),
         guest: Some(place_of(&addresses, request)),

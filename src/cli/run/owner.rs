@@ -30,6 +30,7 @@ pub fn problem(error: &PlaceError) -> Failure {
         PlaceError::Taken { id, .. } => problem.hint(format!("husk rm {id} frees it")),
         PlaceError::Unknown(_) => problem.hint("husk ps -a lists them"),
         PlaceError::Ambiguous { .. } => problem.hint("write more of it"),
+        PlaceError::Long => problem.hint("the image's labels and variables count, too"),
         PlaceError::Folder { .. } | PlaceError::Stranger(_) => {
             problem.hint("set XDG_RUNTIME_DIR to a folder of your own")
         }
@@ -66,12 +67,19 @@ pub struct Owned {
     pub desk: Desk,
     pub machine: Spawned,
     beside: Beside,
+    /// It holds disks that others may be waiting for.
+    has_disks: bool,
 }
 
 impl Owned {
-    /// Writes down how it ended. Whoever reads that finds its ports free.
+    /// Writes down how it ended. Whoever reads that finds its ports and its volumes free.
     pub fn conclude(self, ended: &Ended) {
         drop(self.beside);
+        if self.has_disks {
+            // Taking a machine apart costs the kernel tens of milliseconds, and its locks on
+            // files are held until then. Without any, nobody need wait.
+            self.machine.gone();
+        }
         self.desk.conclude(ended);
     }
 }
@@ -95,8 +103,8 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         mut opened,
     } = whole;
     let log = record.detached;
-    // First, as it takes the longest to be ready.
-    let beside = beside.start().context("cannot start the machine")?;
+    let has_disks = config.drives.iter().any(|drive| !drive.read_only);
+    let mut company = beside.seated();
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
     instance::journal::note(place.path(), "create", &claim.record, None);
@@ -108,7 +116,13 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         if let Some(vsock) = &mut config.vsock {
             vsock.listener = Some(opened.keep(listener.into()));
         }
-        instance::spawn(&config).context("cannot start the machine")
+        let machine = instance::spawn(&config).context("cannot start the machine")?;
+        // The guest boots meanwhile.
+        if let Err(error) = company.start(&beside) {
+            machine.kill();
+            return Err(anyhow::Error::from(error).context("cannot start the machine"));
+        }
+        Ok(machine)
     });
     // Our copies would keep the agent's connection open after the machine is gone.
     drop(opened);
@@ -121,7 +135,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
     };
     let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
     desk.machine_started(machine.pid);
-    if let Err(error) = beside.ready() {
+    if let Err(error) = company.ready() {
         machine.kill();
         desk.forget();
         return Err(anyhow::Error::from(error).into());
@@ -129,7 +143,8 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
     Ok(Owned {
         desk,
         machine,
-        beside,
+        beside: company,
+        has_disks,
     })
 }
 
@@ -152,6 +167,7 @@ pub fn drive(
         Session {
             agent: operator.agent,
             start: operator.start,
+            greeted: false,
             streams: operator.streams,
             machine: Some(&owned.machine.control),
             signals: operator.signals,

@@ -4,9 +4,11 @@
 
 use super::RunRequest;
 use super::begin::{self, Kernel};
+use super::declared::Declared;
 use super::network;
 use super::session::window_size;
 use super::storage;
+pub use super::written::record;
 use crate::cli::host::cache_dir;
 use crate::cli::image::{Bars, problem as image_problem};
 use crate::cli::kernel;
@@ -19,7 +21,6 @@ use crate::config::{Begin, Drive, HostFile, VmConfig};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
 use crate::instance::beside;
-use crate::instance::record::Record;
 use crate::instance::seat::Seat;
 use crate::units::Variant;
 use anyhow::Context as _;
@@ -59,6 +60,7 @@ pub struct Parts {
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
     pub seat: Option<Seat>,
+    pub declared: Declared,
 }
 
 pub fn gather(
@@ -84,13 +86,16 @@ pub fn gather(
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
     let equipment = storage::open(&request.storage, 1, &mut opened)?;
-    let network = network::gather(request, &mut opened)?;
+    let declared = Declared::of(&root.config, request)?;
+    let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
     start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;
     }
-    start.mounts = equipment.mounts;
+    // What is typed may lie in what the image declares, and not the other way round.
+    start.mounts = declared.mounts();
+    start.mounts.extend(equipment.mounts);
     let mut drives = vec![Drive {
         file: HostFile {
             path: root.path,
@@ -127,6 +132,7 @@ pub fn gather(
             shares: equipment.served,
         },
         seat: network.seat,
+        declared,
     })
 }
 
@@ -229,42 +235,6 @@ fn start(request: &RunRequest, root: &RootFs) -> Result<Start, Problem> {
 fn hostname(request: &RunRequest) -> String {
     let name = request.hostname.as_ref().or(request.name.as_ref());
     name.cloned().unwrap_or_else(|| "husk".into())
-}
-
-/// What is written down of the machine.
-pub fn record(request: &RunRequest, parts: &Parts) -> Record {
-    let Parts { config, start, .. } = parts;
-    let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
-    Record {
-        name: request.name.clone(),
-        labels: request.labels.clone(),
-        image: request.image.clone(),
-        command: start.argv.iter().map(text).collect(),
-        detached: request.detach,
-        remove: request.remove,
-        tty: start.terminal.is_some(),
-        interactive: start.stdin,
-        stop_signal: parts.stop_signal,
-        cpus: config.cpus,
-        memory: config.memory,
-        kernel: parts.kernel.display().to_string(),
-        ring: parts.variant.map(|variant| match variant {
-            Variant::Ring3 => 3,
-            Variant::Ring0 => 0,
-        }),
-        jail: config.jail,
-        env: start.env.iter().map(text).collect(),
-        user: start.user.clone(),
-        workdir: text(&start.cwd),
-        hostname: start.hostname.clone(),
-        vsock: request.vsock.as_ref().map(|path| absolute(path)),
-        ..Record::default()
-    }
-}
-
-/// Whoever keeps the machine later may have another working directory.
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A line of the kernel's log as a name in the trace.

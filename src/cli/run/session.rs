@@ -83,7 +83,8 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     let result = owner::drive(&mut owned, operator, &mut |event| {
         if !matches!(
             event,
-            Event::Report(Report::Mark { .. } | Report::Kernel(_)) | Event::AgentUp(_)
+            Event::Report(Report::Mark { .. } | Report::Kernel(_) | Report::Counted(_))
+                | Event::AgentUp(_)
         ) {
             waiting = None;
         }
@@ -156,7 +157,7 @@ fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool
         Event::Report(Report::Kernel(variant)) => waterfall.kernel(*variant),
         Event::Report(Report::RoundTrips(trips)) => waterfall.round_trips(*trips),
         Event::Report(Report::Note { line }) if !quiet => {
-            printer.talk(&format!("husk: {line}\r\n"));
+            printer.talk(&format!("husk: {}\r\n", visible(line)));
         }
         Event::Report(_) => {}
     }

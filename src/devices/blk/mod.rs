@@ -13,7 +13,7 @@ mod worker;
 
 pub use backend::Choice;
 
-use super::bucket::TokenBucket;
+use super::bucket::Throttle;
 use crate::events::{EventSet, Interest, Token};
 use crate::memory::{GuestRam, Pinned, Transfer};
 use crate::telemetry;
@@ -21,14 +21,10 @@ use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
 use backend::{Backend, DEPTH};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use request::{Asks, MAX_HOLE, Request, Rules, S_IOERR, S_OK, S_UNSUPP, SECTOR};
 use request::{SEGMENT_BYTES, SEGMENTS};
 use std::fs::File;
 use std::io::{self, Seek as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::time::{Duration, Instant};
 
 const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
@@ -77,14 +73,8 @@ pub struct Blk {
     free: Vec<u32>,
     /// The queue is to be served again when a place is free.
     stalled: bool,
-    limits: Vec<Limit>,
-    timer: Option<TimerFd>,
-}
-
-struct Limit {
-    bucket: TokenBucket,
-    /// Else operations.
-    bytes: bool,
+    limits: Limits,
+    throttle: Option<Throttle>,
 }
 
 impl Blk {
@@ -126,19 +116,8 @@ impl Blk {
             true => features | F_RO,
             false => features | F_DISCARD | F_WRITE_ZEROES,
         };
-        let now = Instant::now();
-        let limit = |rate: u64, bytes| Limit {
-            bucket: TokenBucket::new(rate, now),
-            bytes,
-        };
-        let bytes = limits.bytes.map(|rate| limit(rate, true));
-        let operations = limits.operations.map(|rate| limit(rate, false));
-        let limits: Vec<Limit> = bytes.into_iter().chain(operations).collect();
-        let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-        let timer = match limits.is_empty() {
-            true => None,
-            false => Some(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?),
-        };
+        let rates: Vec<u64> = limits.bytes.into_iter().chain(limits.operations).collect();
+        let throttle = Throttle::new(&rates)?;
         Ok(Self {
             backend,
             rules: Rules {
@@ -154,7 +133,7 @@ impl Blk {
             free: (0..u32::from(DEPTH)).rev().collect(),
             stalled: false,
             limits,
-            timer,
+            throttle,
         })
     }
 
@@ -167,8 +146,15 @@ impl Blk {
             return Ok(Verdict::Stop);
         };
         let bytes = chain.readable.len() + chain.writable.len();
-        if !admit(&mut self.limits, self.timer.as_ref(), bytes) {
-            return Ok(Verdict::Stop);
+        if let Some(throttle) = &mut self.throttle {
+            if !throttle.admits() {
+                return Ok(Verdict::Stop);
+            }
+            let (bytes, one) = (
+                self.limits.bytes.map(|_| bytes as u64),
+                self.limits.operations.map(|_| 1),
+            );
+            throttle.spend(bytes.into_iter().chain(one));
         }
         let Request {
             mut status,
@@ -247,7 +233,7 @@ impl Blk {
             token,
             events: EventSet::IN,
         };
-        let timer = self.timer.as_ref().map(|timer| timer.as_fd().as_raw_fd());
+        let timer = self.throttle.as_ref().map(Throttle::fd);
         let ended = interest(self.backend.fd(), ENDED);
         std::iter::once(ended).chain(timer.map(|fd| interest(fd, TIMER)))
     }
@@ -265,28 +251,6 @@ fn judge(error: &io::Error, advice: bool) -> u8 {
         Some(libc::EOPNOTSUPP) => S_UNSUPP,
         _ => S_IOERR,
     }
-}
-
-/// Whether a request may begin; if not, the timer says when to ask again.
-fn admit(limits: &mut [Limit], timer: Option<&TimerFd>, bytes: usize) -> bool {
-    let Some(timer) = timer else { return true };
-    let now = Instant::now();
-    let waits = limits.iter_mut().filter_map(|limit| limit.bucket.wait(now));
-    if let Some(wait) = waits.max() {
-        return !set(timer, wait);
-    }
-    for limit in limits {
-        limit
-            .bucket
-            .spend(if limit.bytes { bytes as u64 } else { 1 });
-    }
-    true
-}
-
-/// False if the timer cannot be set: then nobody is held up who could not be woken again.
-fn set(timer: &TimerFd, wait: Duration) -> bool {
-    let once = Expiration::OneShot(TimeSpec::from_duration(wait));
-    timer.set(once, TimerSetTimeFlags::empty()).is_ok()
 }
 
 /// Configuration space, section 5.2.4.
@@ -359,7 +323,7 @@ impl VirtioDevice for Blk {
         _events: EventSet,
         io: &mut Io<'_>,
     ) -> Result<(), GuestFault> {
-        match (token, &self.timer) {
+        match (token, &self.throttle) {
             (ENDED, _) => {
                 self.answer(io);
                 match self.stalled {
@@ -367,9 +331,8 @@ impl VirtioDevice for Blk {
                     false => Ok(()),
                 }
             }
-            (TIMER, Some(timer)) => {
-                // It has expired, so this does not wait.
-                let _ = timer.wait();
+            (TIMER, Some(throttle)) => {
+                throttle.acknowledge();
                 self.process_queue(0, io)
             }
             _ => Ok(()),

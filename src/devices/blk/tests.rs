@@ -5,7 +5,9 @@ use super::request::MAX_REQUEST;
 use super::*;
 use crate::virtio::testing::Driver;
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use vm_memory::{Bytes as _, GuestAddress};
 
 const SECTORS: u64 = 64;
@@ -439,6 +441,8 @@ impl Backend for Notes {
             done(tag, 0, Ok(()));
         }
     }
+
+    fn wait(&mut self) {}
 
     fn fd(&self) -> std::os::fd::RawFd {
         let mut noted = self.lock();

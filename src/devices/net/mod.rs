@@ -4,17 +4,22 @@
 //! Event thread. Each frame is copied once, out of the guest or into it, so that a guest
 //! which changes it meanwhile changes nothing. A frame the link does not take now stays in
 //! the guest's buffers; one the guest has no room for stays here, and the rest in the link.
+//! So do those for which a limit's time has not come.
 
 #[cfg(test)]
 mod tests;
 
+use super::bucket::Throttle;
 use crate::config::net::MacAddr;
 use crate::events::{EventSet, Interest, Token, Watch};
 use crate::net::{HEADER, Link, MAX_FRAME, MIN_FRAME, Offloads};
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::{Buffers, Chain};
+use std::io;
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const F_CSUM: u64 = 1 << 0;
 const F_GUEST_CSUM: u64 = 1 << 1;
@@ -30,7 +35,9 @@ const F_MRG_RXBUF: u64 = 1 << 15;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// Tokens of what is watched: the link, and a direction's timer at `TIMERS` and its queue.
 const LINK: Token = 0;
+const TIMERS: Token = 1;
 
 /// Frames taken in before other devices have their turn. Stops a flood from the link from
 /// having the event thread for itself.
@@ -47,9 +54,51 @@ enum Fate {
     NoRoom,
 }
 
+/// What went through, as the guest names the directions. Any thread.
+#[derive(Debug, Default)]
+pub struct Counters {
+    received: Direction,
+    sent: Direction,
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    bytes: AtomicU64,
+    frames: AtomicU64,
+}
+
+impl Direction {
+    /// On the event thread alone.
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.frames.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> (u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.bytes), read(&self.frames))
+    }
+}
+
+impl Counters {
+    /// Bytes and frames.
+    #[must_use]
+    pub fn received(&self) -> (u64, u64) {
+        self.received.read()
+    }
+
+    #[must_use]
+    pub fn sent(&self) -> (u64, u64) {
+        self.sent.read()
+    }
+}
+
 /// A network interface.
 pub struct Net {
     link: Box<dyn Link>,
+    counters: Arc<Counters>,
+    /// By queue: how much may pass in a second.
+    limits: [Option<Throttle>; 2],
     space: [u8; 12],
     features: u64,
     out: Box<[u8]>,
@@ -62,13 +111,22 @@ pub struct Net {
 }
 
 impl Net {
-    #[must_use]
-    pub fn new(link: Box<dyn Link>, mac: MacAddr, mtu: u16) -> Self {
+    /// `bps`: most bytes a second, in each direction.
+    pub fn new(
+        link: Box<dyn Link>,
+        mac: MacAddr,
+        mtu: u16,
+        bps: Option<u64>,
+    ) -> io::Result<(Self, Arc<Counters>)> {
         let mut space = [0; 12];
         space[..6].copy_from_slice(&mac.0);
         space[10..].copy_from_slice(&mtu.to_le_bytes());
-        Self {
+        let rates: Vec<u64> = bps.into_iter().collect();
+        let counters = Arc::default();
+        let net = Self {
             link,
+            counters: Arc::clone(&counters),
+            limits: [Throttle::new(&rates)?, Throttle::new(&rates)?],
             space,
             features: 0,
             out: vec![0; HEADER + MAX_FRAME].into(),
@@ -76,7 +134,8 @@ impl Net {
             held: 0,
             wanted: EventSet::empty(),
             watched: None,
-        }
+        };
+        Ok((net, counters))
     }
 
     /// Link to guest, while both have something to give.
@@ -92,6 +151,10 @@ impl Net {
                 break Ok(());
             }
             left -= 1;
+            let limit = self.limits[RECEIVE].as_mut();
+            if limit.is_some_and(|limit| !limit.admits()) {
+                break Ok(());
+            }
             if self.held == 0 {
                 let Some(length) = self.link.recv(&mut self.into) else {
                     self.wanted.set(EventSet::IN, self.link.is_alive());
@@ -99,13 +162,17 @@ impl Net {
                 };
                 self.held = length;
             }
-            match self.deliver(io) {
-                Ok(Fate::Gone) => self.held = 0,
-                Ok(Fate::NoRoom) => break Ok(()),
-                Err(fault) => {
-                    self.held = 0;
-                    break Err(fault);
-                }
+            let fate = self.deliver(io);
+            if fate == Ok(Fate::NoRoom) {
+                break Ok(());
+            }
+            let length = std::mem::take(&mut self.held).saturating_sub(HEADER);
+            if let Some(limit) = &mut self.limits[RECEIVE] {
+                limit.spend([length as u64]);
+            }
+            match fate {
+                Ok(_) => self.counters.received.add(length),
+                Err(fault) => break Err(fault),
             }
         };
         let queue = io.queues.get_mut(RECEIVE);
@@ -176,14 +243,22 @@ impl Net {
     fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
         let mut full = false;
         let outcome = io.serve(TRANSMIT, |chain| {
+            let limit = &mut self.limits[TRANSMIT];
+            if limit.as_mut().is_some_and(|limit| !limit.admits()) {
+                return Ok(Verdict::Stop);
+            }
             let packet = copy(&mut chain.readable, &mut self.out)?;
             judge(packet, self.features)?;
             full = !self.link.send(packet);
-            Ok(if full {
-                Verdict::Stop
-            } else {
-                Verdict::Done(0)
-            })
+            if full {
+                return Ok(Verdict::Stop);
+            }
+            let length = packet.len() - HEADER;
+            if let Some(limit) = limit {
+                limit.spend([length as u64]);
+            }
+            self.counters.sent.add(length);
+            Ok(Verdict::Done(0))
         });
         self.wanted.set(EventSet::OUT, full && self.link.is_alive());
         self.listen(io.watch);
@@ -196,6 +271,20 @@ impl Net {
             token: LINK,
             events,
         }
+    }
+
+    fn timers(&self) -> impl Iterator<Item = Interest> + use<> {
+        let fds = self
+            .limits
+            .each_ref()
+            .map(|limit| limit.as_ref().map(Throttle::fd));
+        (TIMERS..).zip(fds).filter_map(|(token, fd)| {
+            Some(Interest {
+                fd: fd?,
+                token,
+                events: EventSet::IN,
+            })
+        })
     }
 
     fn listen(&mut self, watch: &mut dyn Watch) {
@@ -287,8 +376,12 @@ impl VirtioDevice for Net {
         read_config(&self.space, offset, data);
     }
 
-    fn activate(&mut self, features: u64, _io: &mut Io<'_>) {
+    fn activate(&mut self, features: u64, io: &mut Io<'_>) {
         self.features = features;
+        for timer in self.timers() {
+            // Fails only if the host is out of memory: the device stops at its limit then.
+            let _ = io.watch.add(timer);
+        }
         let both = |bits: u64| features & bits == bits;
         self.link.accept(Offloads {
             checksum_from_guest: both(F_CSUM),
@@ -307,10 +400,18 @@ impl VirtioDevice for Net {
 
     fn process_source(
         &mut self,
-        _token: Token,
+        token: Token,
         events: EventSet,
         io: &mut Io<'_>,
     ) -> Result<(), GuestFault> {
+        if let Some(queue) = token.checked_sub(TIMERS) {
+            let queue = queue as usize;
+            if let Some(Some(limit)) = self.limits.get(queue) {
+                limit.acknowledge();
+                self.process_queue(queue, io)?;
+            }
+            return Ok(());
+        }
         // A hang-up is found by whoever reads or writes.
         let both = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
         if both || events.contains(EventSet::OUT) {
@@ -326,5 +427,8 @@ impl VirtioDevice for Net {
         self.held = 0;
         self.wanted = EventSet::empty();
         self.listen(watch);
+        for timer in self.timers() {
+            let _ = watch.remove(timer);
+        }
     }
 }

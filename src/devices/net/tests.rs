@@ -7,21 +7,29 @@ use crate::virtio::testing::{Driver, EVENT_IDX};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, send};
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 
 struct Card {
     driver: Driver,
     world: OwnedFd,
+    counters: Arc<Counters>,
 }
 
 impl Card {
     fn new(features: u64) -> Self {
+        Self::limited(features, None)
+    }
+
+    fn limited(features: u64, bps: Option<u64>) -> Self {
         let (ours, world) = Frames::pair().expect("sockets");
-        let net = Net::new(Box::new(Frames::new(ours)), MAC, 1500);
+        let link = Box::new(Frames::new(ours));
+        let (net, counters) = Net::new(link, MAC, 1500, bps).expect("timers");
         Self {
             driver: Driver::started(Box::new(net), features),
             world,
+            counters,
         }
     }
 
@@ -227,4 +235,60 @@ fn a_reset_forgets_the_frame_that_was_held() {
     card.driver.kick(RECEIVE);
     card.driver.settle();
     assert_eq!(card.driver.used(RECEIVE).map(|used| used.1), Some(62));
+}
+
+/// Thirty frames each way at a hundred a second, ten of which come at once.
+#[test]
+fn a_limit_holds_frames_back_in_each_direction_and_loses_none() {
+    const COUNT: u32 = 30;
+    let least = Duration::from_millis(180);
+    let mut card = Card::limited(F_MRG_RXBUF, Some(100_000));
+    let at = card
+        .driver
+        .place(&[&[0; HEADER][..], &frame(1000)].concat());
+    for _ in 0..COUNT {
+        card.driver.offer(TRANSMIT, &[(at, 1012)], &[]);
+        card.offer_room(1100);
+        send(card.world.as_raw_fd(), &frame(1000), MsgFlags::empty()).expect("room");
+    }
+    let start = Instant::now();
+    for queue in [TRANSMIT, RECEIVE] {
+        card.driver.kick(queue);
+    }
+    for queue in [TRANSMIT, RECEIVE] {
+        for _ in 0..COUNT {
+            card.driver.until(|driver| driver.used(queue));
+        }
+        let took = start.elapsed();
+        assert!(took >= least, "{took:?}");
+    }
+    let heard = std::iter::from_fn(|| card.hear().ok());
+    assert_eq!(heard.filter(|got| *got == frame(1000)).count(), 30);
+    assert_eq!(card.counters.sent(), (30_000, 30));
+    assert_eq!(card.counters.received(), (30_000, 30));
+}
+
+/// While a limit's time has not come nothing wakes the device: not the link, which has more,
+/// nor the queue.
+#[test]
+fn a_device_at_its_limit_sleeps() {
+    let mut card = Card::limited(F_MRG_RXBUF, Some(10));
+    for _ in 0..4 {
+        card.offer_room(1100);
+        send(card.world.as_raw_fd(), &frame(1000), MsgFlags::empty()).expect("room");
+    }
+    card.driver.kick(RECEIVE);
+    let at = card
+        .driver
+        .place(&[&[0; HEADER][..], &frame(1000)].concat());
+    for _ in 0..4 {
+        card.driver.offer(TRANSMIT, &[(at, 1012)], &[]);
+    }
+    card.driver.kick(TRANSMIT);
+    card.driver.settle();
+    assert_eq!(card.driver.events.turn(50).expect("event loop"), 0);
+    assert_eq!((card.counters.sent().1, card.counters.received().1), (1, 1));
+    // A reset forgets what waited, and the timers with it.
+    card.driver.start(F_MRG_RXBUF);
+    assert_eq!(card.driver.events.turn(50).expect("event loop"), 0);
 }

@@ -18,6 +18,8 @@ mod region;
 mod write;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use format::{MAGIC, SUPER_OFFSET, SUPER_SIZE, image_bytes, keeps_xattr};

@@ -7,6 +7,8 @@
 
 use crate::image::error::ImageError;
 use crate::image::tree::Extent;
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -58,6 +60,33 @@ impl Opened {
         }
     }
 
+    /// How much of a large piece's beginning is a hole of the host's file, and how much data
+    /// follows. Blocks of zeros that were packed are such holes: those a bomb is made of cost
+    /// no disk here either.
+    fn run(&self, piece: Extent) -> (u64, u64) {
+        let whole = (0, piece.len);
+        if piece.len <= COPIED_BY_KERNEL {
+            return whole;
+        }
+        let start = match rustix::fs::seek(&*self.file, SeekFrom::Data(piece.from)) {
+            Ok(start) => start - piece.from,
+            // Nothing but a hole up to the file's end; a file cut short is seen by its length.
+            Err(Errno::NXIO) if self.reaches(piece.from + piece.len) => piece.len,
+            Err(_) => return whole,
+        };
+        if start > 0 {
+            return (start.min(piece.len), 0);
+        }
+        match rustix::fs::seek(&*self.file, SeekFrom::Hole(piece.from)) {
+            Ok(end) if end > piece.from => (0, piece.len.min(end - piece.from)),
+            _ => whole,
+        }
+    }
+
+    fn reaches(&self, end: u64) -> bool {
+        rustix::fs::fstat(&*self.file).is_ok_and(|stat| stat.st_size.cast_unsigned() >= end)
+    }
+
     /// What of the extents lies between two offsets of the file.
     fn pieces(&self, start: u64, end: u64) -> impl Iterator<Item = Extent> {
         self.extents.iter().filter_map(move |extent| {
@@ -83,6 +112,8 @@ pub struct Region<'a> {
     /// Where the buffer will go.
     at: u64,
     buffer: Vec<u8>,
+    /// Bytes written since the last look at the free disk.
+    unseen: u64,
 }
 
 impl<'a> Region<'a> {
@@ -92,6 +123,7 @@ impl<'a> Region<'a> {
             path,
             at,
             buffer: Vec::with_capacity(BUFFER),
+            unseen: 0,
         }
     }
 
@@ -123,9 +155,21 @@ impl<'a> Region<'a> {
         self.file
             .write_all_at(&self.buffer, self.at)
             .map_err(|error| ImageError::io("write", self.path, error))?;
+        let bytes = self.buffer.len() as u64;
         self.at = self.position();
         self.buffer.clear();
-        Ok(())
+        self.look(bytes)
+    }
+
+    /// Leaves the host the disk it needs for itself.
+    fn look(&mut self, written: u64) -> Result<(), ImageError> {
+        self.unseen += written;
+        if self.unseen < crate::image::unpack::LOOK {
+            return Ok(());
+        }
+        self.unseen = 0;
+        crate::image::unpack::room(self.file)
+            .map_err(|error| ImageError::io("write", self.path, error))
     }
 
     /// Takes the first `len` bytes of `source`, leaving its holes out. `copied` hears of
@@ -140,9 +184,19 @@ impl<'a> Region<'a> {
         for mut piece in source.pieces(0, len) {
             self.skip_to(start + piece.at)?;
             while piece.len > 0 {
-                let done = self.take_piece(source, piece)?;
-                piece.from += done;
-                piece.len -= done;
+                let (hole, data) = source.run(piece);
+                let done = match hole {
+                    0 => self.take_piece(source, Extent { len: data, ..piece })?,
+                    _ => {
+                        self.skip_to(start + piece.at + hole)?;
+                        hole
+                    }
+                };
+                piece = Extent {
+                    at: piece.at + done,
+                    from: piece.from + done,
+                    len: piece.len - done,
+                };
                 copied(done);
             }
         }
@@ -161,6 +215,7 @@ impl<'a> Region<'a> {
                 Ok(0) => return Err(source.changing()),
                 Ok(bytes) => {
                     self.at += bytes as u64;
+                    self.look(bytes as u64)?;
                     return Ok(bytes as u64);
                 }
                 // Two file systems that share nothing, or a kernel that cannot: by hand.

@@ -58,6 +58,7 @@ impl Client {
             "docker.io" => DOCKER_HUB,
             host => host,
         };
+        crate::sys::names::look_up_without_modules();
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .build();
@@ -116,21 +117,25 @@ impl Client {
     fn get(
         &self,
         url: &str,
-        headers: &[(header::HeaderName, String)],
+        mut headers: &[(header::HeaderName, String)],
     ) -> Result<Response<Body>, PullError> {
         let mut attempt = 1;
         let mut asked = false;
         loop {
             let error = match self.follow(url, headers) {
-                Ok(answer) => match answer.status().as_u16() {
+                Ok((answer, own)) => match answer.status().as_u16() {
                     200 | 206 => return Ok(answer),
-                    401 if !asked => {
+                    // Those it leads to would say where the login is to be sent, and have it.
+                    401 if own && !asked => {
                         asked = true;
                         self.log_in(answer.headers())?;
                         continue;
                     }
                     // What was kept of it is longer than it is: from the start.
-                    416 => return self.follow(url, &[]),
+                    416 if !headers.is_empty() => {
+                        headers = &[];
+                        continue;
+                    }
                     status => self.refused(status, answer),
                 },
                 Err(error) => error,
@@ -148,12 +153,12 @@ impl Client {
         }
     }
 
-    /// One request, sent on as the registry says.
+    /// One request, sent on as the registry says; and whether the registry itself answered.
     fn follow(
         &self,
         url: &str,
         headers: &[(header::HeaderName, String)],
-    ) -> Result<Response<Body>, PullError> {
+    ) -> Result<(Response<Body>, bool), PullError> {
         let mut url = url.to_owned();
         for _ in 0..=MAX_REDIRECTS {
             let mut request = self.agent.get(&url);
@@ -162,12 +167,13 @@ impl Client {
             }
             // Those who serve blobs for a registry refuse a login that is not theirs, and
             // must not see it.
-            if let Some(authorization) = self.authorization().filter(|_| self.is_registry(&url)) {
+            let own = self.is_registry(&url);
+            if let Some(authorization) = self.authorization().filter(|_| own) {
                 request = request.header(header::AUTHORIZATION, authorization);
             }
             let answer = request.call().map_err(|error| self.unreachable(error))?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(answer);
+                return Ok((answer, own));
             }
             url = self.next(&url, answer.headers())?;
         }

@@ -5,6 +5,7 @@
 //! Docker's config.json, which have the same form. Challenges are the registry's, hostile.
 
 use super::PullError;
+use super::keeper::{self, KeeperFault};
 use crate::image::name::Name;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -60,7 +61,7 @@ pub fn find(name: &Name) -> Result<Option<Credentials>, PullError> {
         let Ok(logins) = serde_json::from_slice(&text) else {
             return Err(PullError::Credentials { path });
         };
-        if let Some(found) = choose(&logins, name)? {
+        if let Some(found) = choose(&logins, name, &keeper::ask)? {
             return Ok(Some(found));
         }
     }
@@ -92,50 +93,75 @@ fn files(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     .collect()
 }
 
-/// The login whose key is the longest that the image is below of.
-fn choose(logins: &Logins, name: &Name) -> Result<Option<Credentials>, PullError> {
+/// How a helper is asked: its name, and the registry as it knows it.
+type Ask<'a> = &'a dyn Fn(&str, &str) -> Result<Option<Credentials>, KeeperFault>;
+
+/// The login whose key is the longest that the image is below of. A helper named for the
+/// registry comes before what is in the file, and the helper for all others behind it.
+fn choose(logins: &Logins, name: &Name, ask: Ask) -> Result<Option<Credentials>, PullError> {
+    let failed = |helper: &str, problem| PullError::Keeper {
+        host: name.host.clone(),
+        program: keeper::program(helper),
+        problem,
+    };
+    if let Some((key, helper)) = longest(&logins.cred_helpers, name)
+        && !helper.is_empty()
+    {
+        return ask(helper, &server(&plain(key))).map_err(|problem| failed(helper, problem));
+    }
+    let login = longest(&logins.auths, name).map(|(_, login)| login);
+    if let Some(found) = login.and_then(Login::credentials) {
+        return Ok(Some(found));
+    }
+    let Some(helper) = logins.creds_store.as_ref().filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    match ask(helper, &server(&name.host)) {
+        Ok(found) => Ok(found),
+        // Who logged in has an empty entry there. For an image anybody may have none is
+        // needed; should the registry want one after all, it says so.
+        Err(_) if login.is_none() => Ok(None),
+        Err(problem) => Err(failed(helper, problem)),
+    }
+}
+
+fn longest<'a, T>(keyed: &'a HashMap<String, T>, name: &Name) -> Option<(&'a String, &'a T)> {
     let full = format!("{}/{}", name.host, name.repository);
     let matching = |key: &str| {
         let key = plain(key);
         let below = full.strip_prefix(&key)?;
         (below.is_empty() || below.starts_with('/')).then_some(key.len())
     };
-    let found = logins
-        .auths
+    let found = keyed
         .iter()
-        .filter_map(|(key, login)| Some((matching(key)?, login)));
-    let login = found.max_by_key(|(len, _)| *len).map(|(_, login)| login);
-    if let Some(Login {
-        auth,
-        identitytoken,
-    }) = login
-    {
-        match (identitytoken, auth) {
-            (Some(token), _) if !token.is_empty() => {
-                return Ok(Some(Credentials::Token(token.clone())));
-            }
+        .filter_map(|(key, value)| Some((matching(key)?, (key, value))));
+    found.max_by_key(|(len, _)| *len).map(|(_, keyed)| keyed)
+}
+
+/// What helpers know a registry as: Docker's own by the address of its first version.
+fn server(key: &str) -> String {
+    match key {
+        "docker.io" => "https://index.docker.io/v1/".to_owned(),
+        key => key.to_owned(),
+    }
+}
+
+impl Login {
+    fn credentials(&self) -> Option<Credentials> {
+        match (&self.identitytoken, &self.auth) {
+            (Some(token), _) if !token.is_empty() => Some(Credentials::Token(token.clone())),
             // Read and written again: it becomes a header.
             (_, Some(auth)) if !auth.is_empty() => {
                 let bytes = STANDARD.decode(auth.trim()).unwrap_or_default();
-                return Ok(Some(Credentials::Basic(STANDARD.encode(bytes))));
+                Some(Credentials::Basic(STANDARD.encode(bytes)))
             }
-            _ => {}
+            _ => None,
         }
     }
-    // A helper is a program of the operator's that husk does not run. An image anybody may
-    // have needs none, so only a host that is named for it is refused.
-    let helper = logins
-        .cred_helpers
-        .iter()
-        .find(|(key, _)| matching(key).is_some());
-    let keeper = match (helper, &logins.creds_store, login) {
-        (Some((_, program)), _, _) | (None, Some(program), Some(_)) => program,
-        _ => return Ok(None),
-    };
-    Err(PullError::Keeper {
-        host: name.host.clone(),
-        program: format!("docker-credential-{keeper}"),
-    })
+}
+
+pub fn basic(user: &str, secret: &str) -> Credentials {
+    Credentials::Basic(STANDARD.encode(format!("{user}:{secret}")))
 }
 
 /// A key without what Docker of old wrote around the host.
@@ -224,7 +250,13 @@ mod tests {
 
     fn login(file: &str, name: &str) -> Option<String> {
         let logins = serde_json::from_str(file).expect("logins");
-        match choose(&logins, &Name::parse(name).expect("a name")) {
+        // One keeper knows who is asked for, one nobody, one is not there.
+        let ask = |helper: &str, server: &str| match helper {
+            "pass" => Ok(Some(Credentials::Token(format!("kept:{server}")))),
+            "empty" => Ok(None),
+            _ => Err(KeeperFault::Answer),
+        };
+        match choose(&logins, &Name::parse(name).expect("a name"), &ask) {
             Ok(Some(Credentials::Basic(auth) | Credentials::Token(auth))) => Some(auth),
             Ok(None) => None,
             Err(error) => Some(error.to_string()),
@@ -238,8 +270,9 @@ mod tests {
             "r.io/team": {"auth": "Qjox"},
             "https://index.docker.io/v1/": {"auth": "Qzox"},
             "t.io": {"auth": "QTox", "identitytoken": "token"},
-            "empty.io": {}
-        }, "credHelpers": {"kept.io": "pass"}}"#;
+            "empty.io": {}, "kept.io": {"auth": "QTox"}
+        }, "credHelpers": {"kept.io": "pass", "kept.io/team": "empty", "bad.io": "gone",
+            "file.io": ""}}"#;
         assert_eq!(login(file, "r.io/x").as_deref(), Some("QTox"));
         assert_eq!(login(file, "r.io/team/x").as_deref(), Some("Qjox"));
         assert_eq!(login(file, "r.io/teammate").as_deref(), Some("QTox"));
@@ -247,8 +280,30 @@ mod tests {
         assert_eq!(login(file, "t.io/x").as_deref(), Some("token"));
         assert_eq!(login(file, "r.io.evil.com/x"), None);
         assert_eq!(login(file, "empty.io/x"), None);
-        assert!(login(file, "kept.io/x").is_some_and(|said| said.contains("credential-pass")));
+        assert_eq!(login(file, "kept.io/x").as_deref(), Some("kept:kept.io"));
+        assert_eq!(login(file, "kept.io/team/x"), None);
+        assert_eq!(login(file, "file.io/x"), None);
+        assert!(login(file, "bad.io/x").is_some_and(|said| said.contains("credential-gone")));
         assert_eq!(login("{}", "r.io/x"), None);
+    }
+
+    #[test]
+    fn one_helper_keeps_what_the_file_has_not() {
+        let file = |helper: &str| {
+            let auths = r#"{"r.io": {"auth": "QTox"}, "docker.io": {}}"#;
+            format!(r#"{{"auths": {auths}, "credsStore": "{helper}"}}"#)
+        };
+        let kept = file("pass");
+        assert_eq!(login(&kept, "r.io/x").as_deref(), Some("QTox"));
+        let hub = Some("kept:https://index.docker.io/v1/");
+        assert_eq!(login(&kept, "nginx").as_deref(), hub);
+        assert_eq!(login(&kept, "new.io:5/x").as_deref(), Some("kept:new.io:5"));
+        assert_eq!(login(&file("empty"), "nginx"), None);
+        // Only who logged in there wants to hear that the helper fails.
+        let said = login(&file("gone"), "nginx").expect("a complaint");
+        assert!(said.contains("credential-gone"), "{said}");
+        assert_eq!(login(&file("gone"), "new.io/x"), None);
+        assert_eq!(login(&file(""), "nginx"), None);
     }
 
     #[test]

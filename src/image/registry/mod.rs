@@ -8,7 +8,10 @@
 mod client;
 mod credentials;
 mod fetch;
+mod keeper;
 
+#[cfg(test)]
+mod serving;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +23,7 @@ use super::name::Name;
 use super::store::Store;
 use super::{Progress, blob};
 use client::Client;
+pub use keeper::KeeperFault;
 use std::path::{Path, PathBuf};
 
 /// When a registry is asked for an image.
@@ -66,8 +70,13 @@ pub enum PullError {
     Cut { host: String, have: u64, size: u64 },
     #[error("the credentials in {path:?} cannot be read")]
     Credentials { path: PathBuf },
-    #[error("the credentials for {host} are kept by the program {program:?}")]
-    Keeper { host: String, program: String },
+    #[error("the login for {host} cannot be had of {program:?}")]
+    Keeper {
+        host: String,
+        program: String,
+        #[source]
+        problem: KeeperFault,
+    },
 }
 
 impl PullError {
@@ -85,8 +94,12 @@ impl PullError {
             Self::Denied { host, .. } => {
                 format!("the login kept for {host} was refused; log in again")
             }
-            Self::Keeper { host, .. } => {
-                format!("husk reads auth.json only: skopeo login {host} writes it")
+            Self::Keeper {
+                program,
+                problem: KeeperFault::Start(_),
+                ..
+            } => {
+                format!("config.json names {program}: put it into a folder of PATH, or log in anew")
             }
             Self::Insecure { .. } => "plain HTTP is for registries on localhost".into(),
             Self::Cut { .. } => "what came is kept: the same command goes on from there".into(),

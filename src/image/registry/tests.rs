@@ -3,138 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
+use super::serving::{Asked, Server, ok, status};
 use super::*;
 use crate::image::manifest::{OCI_INDEX, OCI_MANIFEST};
 use crate::image::pull;
 use serde_json::json;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use tempfile::TempDir;
-
-/// One request: its path, and its headers in lower case.
-#[derive(Clone, Debug)]
-struct Asked {
-    path: String,
-    head: String,
-}
-
-impl Asked {
-    fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-}
-
-/// Answers as a test says, on a port of its own.
-struct Server {
-    port: u16,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-type Answers = Box<dyn Fn(&Asked, &str) -> Vec<u8> + Send>;
-
-impl Server {
-    fn start(answer: Answers) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (asked, over) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let (log, stop) = (Arc::clone(&asked), Arc::clone(&over));
-        let thread = std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                serve(
-                    &mut stream.unwrap(),
-                    &log,
-                    &|asked| match asked.path.as_str() {
-                        "/v2/" => ok(b""),
-                        _ => answer(asked, &format!("http://127.0.0.1:{port}")),
-                    },
-                );
-            }
-        });
-        let thread = Some(thread);
-        Self {
-            port,
-            asked,
-            over,
-            thread,
-        }
-    }
-
-    fn pull(&self, what: &str) -> Result<Digest, ImageError> {
-        let cache = TempDir::new().unwrap();
-        self.pull_into(what, cache.path())
-    }
-
-    fn pull_into(&self, what: &str, cache: &Path) -> Result<Digest, ImageError> {
-        let name = Name::parse(&format!("127.0.0.1:{}/{what}", self.port)).unwrap();
-        pull(&name, cache, PullPolicy::Missing, &mut |_| {})
-    }
-
-    fn pull_error(&self) -> PullError {
-        match self.pull("app") {
-            Err(ImageError::Pull { source, .. }) => source,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        // Wakes it.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-fn serve(stream: &mut TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked) -> Vec<u8>) {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|len| len > 0) {
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-    let head = head.lines().map(|line| match line.split_once(": ") {
-        Some((name, value)) => format!("{}: {value}\n", name.to_ascii_lowercase()),
-        None => String::new(),
-    });
-    let asked = Asked {
-        path,
-        head: head.collect(),
-    };
-    if asked.path != "/v2/" {
-        log.lock().unwrap().push(asked.clone());
-    }
-    // A client that has heard enough hangs up.
-    let _ = stream.write_all(&answer(&asked));
-}
-
-fn status(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
-    let mut answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
-    answer += &format!("Content-Length: {}\r\n", body.len());
-    headers
-        .iter()
-        .for_each(|header| answer += &format!("{header}\r\n"));
-    answer += "\r\n";
-    [answer.as_bytes(), body].concat()
-}
-
-fn ok(body: &[u8]) -> Vec<u8> {
-    status("200 OK", &[], body)
-}
 
 /// An image of one layer: what its documents are, and the layer.
 struct Sample {
@@ -343,6 +218,63 @@ fn a_token_is_fetched_and_never_shown_elsewhere() {
     let asked = store.asked();
     assert_eq!(asked.len(), 1);
     assert_eq!(asked[0].header("authorization"), None);
+}
+
+#[test]
+fn only_the_registry_says_where_a_login_goes() {
+    let thief = Server::start(Box::new(|asked, own| match asked.path.as_str() {
+        "/token" => ok(br#"{"token":"stolen"}"#),
+        _ => {
+            let ask = format!("WWW-Authenticate: Bearer realm=\"{own}/token\"");
+            status("401 Unauthorized", &[&ask], b"")
+        }
+    }));
+    let blobs = format!("http://localhost:{}", thief.port);
+    let sample = Sample::new();
+    let server = Server::start(Box::new(move |asked, _| match sample.is_layer(asked) {
+        true => {
+            let to = format!("Location: {blobs}{}", asked.path);
+            status("307 Temporary Redirect", &[&to], b"")
+        }
+        false => sample.answer(asked),
+    }));
+    let error = server.pull_error();
+    assert!(matches!(error, PullError::Denied { .. }), "{error}");
+    let asked: Vec<String> = thief.asked().into_iter().map(|asked| asked.path).collect();
+    assert!(
+        asked.iter().all(|path| path.starts_with("/v2/")),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn a_part_that_is_longer_than_the_whole_is_asked_for_again_from_the_start() {
+    let sample = Sample::new();
+    let broken = AtomicBool::new(false);
+    let server = Server::start(Box::new(move |asked, _| {
+        if !sample.is_layer(asked) {
+            return sample.answer(asked);
+        }
+        if asked.header("range").is_some() {
+            return status("416 Range Not Satisfiable", &[], b"");
+        }
+        let mut answer = sample.answer(asked);
+        match broken.swap(true, Ordering::Relaxed) {
+            false => {
+                answer.truncate(1000);
+                answer
+            }
+            true => answer,
+        }
+    }));
+    server.pull("app").unwrap();
+    // And one that says so whatever it is asked has an end.
+    let server = Server::start(Box::new(|_, _| status("416 No", &[], b"")));
+    let error = server.pull_error();
+    assert!(
+        matches!(error, PullError::Status { status: 416, .. }),
+        "{error}"
+    );
 }
 
 #[test]

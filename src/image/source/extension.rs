@@ -7,6 +7,11 @@
 use super::wants_xattr;
 use crate::image::error::Malformed;
 use crate::image::tree::Xattr;
+use std::collections::HashMap;
+
+/// Most bytes of the headers before one entry. Each is bounded by who reads it; stops a
+/// thousand of them from adding up in memory.
+const MAX_TOGETHER: usize = 1 << 20;
 
 /// What the headers before an entry say of it, over its own header.
 #[derive(Debug, Default)]
@@ -18,6 +23,10 @@ pub struct Extension {
     pub gid: Option<u32>,
     pub mtime: Option<(i64, u32)>,
     pub xattrs: Vec<Xattr>,
+    /// Where each attribute is in `xattrs`: a header may name thousands.
+    places: HashMap<Box<[u8]>, usize>,
+    /// Bytes read so far.
+    bytes: usize,
     pub sparse: Sparse,
 }
 
@@ -37,6 +46,10 @@ pub struct Sparse {
 impl Extension {
     pub fn read(&mut self, mut bytes: &[u8]) -> Result<(), Malformed> {
         let bad = Malformed::Extension;
+        self.bytes = self.bytes.saturating_add(bytes.len());
+        if self.bytes > MAX_TOGETHER {
+            return Err(Malformed::LongExtension);
+        }
         while !bytes.is_empty() {
             let space = bytes.iter().take(20).position(|&b| b == b' ').ok_or(bad)?;
             let length = usize::try_from(number(&bytes[..space])?).map_err(|_| bad)?;
@@ -73,15 +86,28 @@ impl Extension {
             _ => {
                 let name = key.strip_prefix(b"SCHILY.xattr.").unwrap_or_default();
                 if wants_xattr(name) {
-                    self.xattrs.retain(|xattr| *xattr.name != *name);
-                    self.xattrs.push(Xattr {
-                        name: name.into(),
-                        value: value.into(),
-                    });
+                    self.attribute(name, value);
                 }
             }
         }
         Ok(())
+    }
+}
+
+impl Extension {
+    /// The last of one name counts.
+    fn attribute(&mut self, name: &[u8], value: &[u8]) {
+        let known = self.places.get(name).copied();
+        match known.and_then(|place| self.xattrs.get_mut(place)) {
+            Some(xattr) => xattr.value = value.into(),
+            None => {
+                self.places.insert(name.into(), self.xattrs.len());
+                self.xattrs.push(Xattr {
+                    name: name.into(),
+                    value: value.into(),
+                });
+            }
+        }
     }
 }
 

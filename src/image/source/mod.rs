@@ -7,10 +7,13 @@
 pub mod archive;
 pub mod bundle;
 pub mod dir;
+mod entry;
 mod extension;
+mod header;
 pub mod layout;
 pub mod place;
 mod sparse;
+mod walk;
 mod whiteout;
 
 use super::erofs::keeps_xattr;

@@ -94,7 +94,7 @@ impl Walker {
         while let Some(name) = walk.pending.pop_front() {
             self.steps += 1;
             if self.steps > MAX_STEPS {
-                return Err(Malformed::Bomb);
+                return Err(Malformed::Steps);
             }
             let here = walk.here();
             match &*name {

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the failure")]
 
 use super::*;
-use crate::image::tests::archives::Tar;
-use crate::image::tests::layers::Made;
+use crate::image::tests::made::Made;
+use crate::image::tests::tar::Tar;
 use crate::image::{collect, import, list, remove};
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt as _;

@@ -7,10 +7,14 @@
     reason = "tests: a panic is the failure"
 )]
 
-pub mod archives;
+mod archives;
 mod caching;
+mod costs;
 mod directories;
-pub mod layers;
+mod hostile;
+mod layers;
+pub mod made;
+pub mod tar;
 
 use super::testing::{Body, Entry, read_image};
 use super::{ImageError, RootFs, open};

@@ -176,6 +176,28 @@ fn an_onlooker_that_does_not_read_is_let_go_and_the_log_is_whole() {
 }
 
 #[test]
+fn onlookers_that_read_nothing_hold_up_the_end_together_and_not_each() {
+    let mut room = Room::open();
+    let _stuck: Vec<UnixStream> = (0..3).map(|_| room.attach()).collect();
+    let greeted = |client: &Client| matches!(client, Client::Attached(a) if !a.has_more());
+    room.turn(|desk| desk.clients.iter().all(greeted));
+    // More than a socket takes, less than they may be behind.
+    room.desk().heard(Stream::Stdout, &[b'x'; 1 << 20]);
+    room.desk().told(&Event::Exited(Exit::Code(0)));
+    assert_eq!(room.attached(), 3);
+    let ended = Ended {
+        at: 1,
+        code: 0,
+        signal: None,
+        error: None,
+    };
+    let began = Instant::now();
+    room.desk.take().expect("open").conclude(&ended);
+    let took = began.elapsed();
+    assert!((FAREWELL..2 * FAREWELL).contains(&took), "{took:?}");
+}
+
+#[test]
 fn frames_that_make_no_sense_end_an_attachment_only() {
     let mut room = Room::open();
     let mut stream = room.attach();
@@ -232,4 +254,43 @@ fn what_is_typed_becomes_input_and_output_is_heard() {
         "{all}"
     );
     assert!(all.contains("Started { pid: 7 }") && all.contains("[104, 101, 97, 114, 100]"));
+}
+
+#[test]
+fn what_the_machine_counted_goes_to_all_who_asked() {
+    let mut room = Room::open();
+    let found = room.found.clone();
+    let asking: Vec<_> = (0..2)
+        .map(|_| {
+            let found = found.clone();
+            thread::spawn(move || call::ask(&found, &Ask::Count).expect("an answer"))
+        })
+        .collect();
+    let mut wishes = 0;
+    room.turn(|desk| {
+        while let Some(wish) = desk.next_wish() {
+            assert_eq!(wish, Wish::Count);
+            wishes += 1;
+        }
+        wishes == 2
+    });
+    let counted = Counted {
+        net: Some(crate::control::Traffic {
+            received_bytes: 7,
+            ..Default::default()
+        }),
+        memory: None,
+    };
+    room.desk().told(&Event::Report(Report::Counted(counted)));
+    for thread in asking {
+        assert_eq!(thread.join().expect("no panic"), Answer::Counted(counted));
+    }
+    // Nobody is told twice.
+    room.desk().told(&Event::Report(Report::Counted(counted)));
+    let waiting = thread::spawn(move || call::ask(&found, &Ask::Count).expect("an answer"));
+    room.turn(|desk| desk.next_wish().is_some());
+    let desk = room.desk.take().expect("open");
+    desk.conclude(&Ended::vanished(1));
+    let last = waiting.join().expect("no panic");
+    assert!(matches!(last, Answer::Refused(_)), "{last:?}");
 }

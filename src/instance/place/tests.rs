@@ -55,6 +55,27 @@ fn a_name_is_given_once() {
 }
 
 #[test]
+fn no_image_makes_its_machine_one_that_nobody_sees() {
+    let (_folder, place) = place();
+    // The longest environment a guest takes, of bytes that are six letters each as JSON.
+    let record = Record {
+        env: vec!["\u{1}".repeat(1 << 20)],
+        ..named("big")
+    };
+    let claim = place.claim(record).expect("a claim");
+    assert!(place.find("big").expect("found").is_running());
+    drop(claim);
+    let labels = [("l".into(), "x".repeat(40 << 20))].into();
+    let record = Record {
+        labels,
+        ..Record::default()
+    };
+    let refused = place.claim(record);
+    assert!(matches!(refused, Err(PlaceError::Long)), "{refused:?}");
+    assert_eq!(place.list().expect("a list").len(), 1);
+}
+
+#[test]
 fn ids_may_be_cut_short_as_long_as_they_are_one_machines() {
     let (_folder, place) = place();
     let claims: Vec<Claim> = (0..17)

@@ -18,6 +18,8 @@ pub enum Wish {
         grace: Duration,
     },
     Resize(Size),
+    /// The machine is asked what its devices counted; its report is the answer.
+    Count,
 }
 
 pub trait Company {

@@ -68,8 +68,10 @@ pub struct Talk<'a> {
     on_event: &'a mut dyn FnMut(Event),
     stage: Stage,
     deadline: Option<Instant>,
-    /// The `Start` frame, until the agent is up.
+    /// The `Start` frame, until the agent is up; empty if it went before.
     greeting: Vec<u8>,
+    /// The agent was heard.
+    greeted: bool,
     agent_alive: bool,
     machine_alive: bool,
     started: bool,
@@ -120,9 +122,11 @@ impl<'a> Talk<'a> {
         };
         let wants_kernel_log = start.kernel_log;
         let mut greeting = Vec::new();
-        Message::Start(start)
-            .encode(&mut greeting)
-            .map_err(|_| SessionError::TooLong)?;
+        if !session.greeted {
+            Message::Start(start)
+                .encode(&mut greeting)
+                .map_err(|_| SessionError::TooLong)?;
+        }
         Ok(Self {
             agent: session.agent,
             machine: session.machine,
@@ -138,6 +142,7 @@ impl<'a> Talk<'a> {
             stage: Stage::Boot,
             deadline: Instant::now().checked_add(session.limits.agent),
             greeting,
+            greeted: false,
             agent_alive: true,
             machine_alive: session.machine.is_some(),
             started: false,
@@ -400,6 +405,7 @@ impl<'a> Talk<'a> {
             | Report::Saved { .. }
             | Report::Note { .. }
             | Report::Kernel(_)
+            | Report::Counted(_)
             | Report::RoundTrips(_) => {}
             Report::Console { tail } => {
                 self.console = tail;

@@ -5,6 +5,8 @@
 use super::dns::{self, Answer, MAX_ANSWER, Question};
 use super::frame;
 use super::ground::{Ground, Token, random};
+use super::inquiry::Members;
+use super::policy::Policy;
 use super::udp::Table;
 use nix::sys::epoll::EpollFlags;
 use std::collections::HashMap;
@@ -193,18 +195,13 @@ impl Datagrams {
         from: SocketAddr,
         to: SocketAddr,
         payload: &[u8],
-        members: impl FnOnce(&str) -> Option<Vec<IpAddr>>,
+        members: Members<'_>,
         ground: &mut Ground,
     ) {
         let Some(question) = Question::read(payload) else {
             return;
         };
-        let own = match members(&question.name) {
-            Some(addresses) => Some(question.addresses(&addresses)),
-            None if !ground.policy.may_ask(&question.name) => Some(question.refusal()),
-            None => None,
-        };
-        if let Some(answer) = own {
+        if let Some(answer) = own_answer(&question, members, &ground.policy) {
             let frame = frame::datagram(to, from, &answer, &ground.own);
             frame.into_iter().for_each(|frame| ground.wire.send(&frame));
             return;
@@ -262,16 +259,9 @@ impl Datagrams {
             return;
         };
         let message = self.buffer.get(..length).unwrap_or_default();
-        let Answer::Addresses(list) = dns::read_answer(message, lookup.id, &lookup.question) else {
+        let question = &lookup.question;
+        let Some(answer) = judged(message, lookup.id, question, &mut ground.policy) else {
             return;
-        };
-        let name = &lookup.question.name;
-        let harmless = list
-            .into_iter()
-            .all(|address| ground.policy.pin(name, address));
-        let answer = match harmless {
-            true => dns::renumber(message, lookup.question.id),
-            false => lookup.question.no_such_name(),
         };
         let frame = frame::datagram(lookup.server, lookup.guest, &answer, &ground.own);
         frame
@@ -298,6 +288,38 @@ impl Datagrams {
     }
 }
 
+/// What is answered without asking anybody: the addresses of a member, or that the name is not
+/// to be asked for.
+pub fn own_answer(question: &Question, members: Members<'_>, policy: &Policy) -> Option<Vec<u8>> {
+    match members(&question.name) {
+        Some(addresses) => Some(question.addresses(&addresses)),
+        None => (!policy.may_ask(&question.name)).then(|| question.refusal()),
+    }
+}
+
+/// What the guest is told of a name server's answer; nothing, if it is none to the question
+/// that was asked under this number.
+pub fn judged(
+    message: &[u8],
+    id: u16,
+    question: &Question,
+    policy: &mut Policy,
+) -> Option<Vec<u8>> {
+    let Answer::Addresses { answered, beside } = dns::read_answer(message, id, question) else {
+        return None;
+    };
+    // Other sections' are of other names: nothing is opened for them, but a resolver may take
+    // them, so they are judged.
+    let harmless = beside.into_iter().all(|address| policy.may_name(address))
+        && answered
+            .into_iter()
+            .all(|address| policy.pin(&question.name, address));
+    Some(match harmless {
+        true => dns::renumber(message, question.id),
+        false => question.no_such_name(),
+    })
+}
+
 /// A socket that hears from one address only.
 fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = match to {
@@ -307,5 +329,7 @@ fn connected(to: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_nonblocking(true)?;
     socket.connect(to)?;
+    // What came from anybody between the two calls is still there, and is nobody's answer.
+    while socket.recv(&mut [0]).is_ok() {}
     Ok(socket)
 }

@@ -9,7 +9,7 @@ use smoltcp::wire::DnsPacket;
 use std::net::IpAddr;
 
 /// Longest question passed on: one name, and what an extension (RFC 6891) adds.
-const MAX_QUESTION: usize = 1024;
+pub const MAX_QUESTION: usize = 1024;
 /// Longest answer passed on.
 pub const MAX_ANSWER: usize = 16 << 10;
 /// Records of an answer looked at; one with more is refused. Stops a name server from
@@ -117,20 +117,21 @@ impl Question {
 pub enum Answer {
     /// Not to this question, or broken: wait for another.
     Stray,
-    /// These addresses, which may be none.
-    Addresses(Vec<IpAddr>),
+    /// The addresses in it, which may be none: those that answer, and those of its other
+    /// sections, which are of other names.
+    Addresses {
+        answered: Vec<IpAddr>,
+        beside: Vec<IpAddr>,
+    },
 }
 
 /// Reads an answer; `id` is the one we asked with.
 #[must_use]
 pub fn read_answer(message: &[u8], id: u16, question: &Question) -> Answer {
-    match addresses(message, id, question) {
-        Some(list) => Answer::Addresses(list),
-        None => Answer::Stray,
-    }
+    addresses(message, id, question).unwrap_or(Answer::Stray)
 }
 
-fn addresses(message: &[u8], id: u16, question: &Question) -> Option<Vec<IpAddr>> {
+fn addresses(message: &[u8], id: u16, question: &Question) -> Option<Answer> {
     let packet = DnsPacket::new_checked(message).ok()?;
     let is_answer = message.get(2)? & 0x80 != 0;
     if !is_answer || packet.transaction_id() != id || packet.question_count() != 1 {
@@ -142,21 +143,25 @@ fn addresses(message: &[u8], id: u16, question: &Question) -> Option<Vec<IpAddr>
         return None;
     }
     // Addresses count wherever they stand: a resolver may take those of any section.
-    let records = packet
-        .answer_record_count()
+    let answers = packet.answer_record_count();
+    let records = answers
         .saturating_add(packet.authority_record_count())
         .saturating_add(packet.additional_record_count());
     if records > MAX_RECORDS {
         return None;
     }
-    let mut list = Vec::new();
+    let (mut answered, mut beside) = (Vec::new(), Vec::new());
     let mut at = end + 4;
-    for _ in 0..records {
+    for index in 0..records {
         at = skip_name(message, at)?;
         let fixed: &[u8; 10] = message.get(at..)?.first_chunk()?;
         let [k0, k1, .., l0, l1] = *fixed;
         let length = usize::from(u16::from_be_bytes([l0, l1]));
         let data = message.get(at + 10..at + 10 + length)?;
+        let list = match index < answers {
+            true => &mut answered,
+            false => &mut beside,
+        };
         match (u16::from_be_bytes([k0, k1]), data.len()) {
             (TYPE_A, 4) => list.push(IpAddr::from(<[u8; 4]>::try_from(data).ok()?)),
             (TYPE_AAAA, 16) => list.push(IpAddr::from(<[u8; 16]>::try_from(data).ok()?)),
@@ -165,7 +170,7 @@ fn addresses(message: &[u8], id: u16, question: &Question) -> Option<Vec<IpAddr>
         }
         at += 10 + length;
     }
-    Some(list)
+    Some(Answer::Addresses { answered, beside })
 }
 
 /// The name at a place of a message, and where it ends.
@@ -250,7 +255,20 @@ mod tests {
         let answer = asked.addresses(&list);
         assert_eq!(
             read_answer(&answer, 0x1234, &asked),
-            Answer::Addresses(list[..1].to_vec())
+            Answer::Addresses {
+                answered: list[..1].to_vec(),
+                beside: Vec::new(),
+            }
+        );
+        // The same record as one of the additional section: it answers nothing.
+        let mut glue = answer.clone();
+        (glue[7], glue[11]) = (0, 1);
+        assert_eq!(
+            read_answer(&glue, 0x1234, &asked),
+            Answer::Addresses {
+                answered: Vec::new(),
+                beside: list[..1].to_vec(),
+            }
         );
         assert_eq!(read_answer(&answer, 0x1235, &asked), Answer::Stray);
         let other = Question::read(&question("example.com", TYPE_A)).expect("a question");

@@ -61,8 +61,16 @@ impl Flows {
         }
     }
 
-    /// A segment of the guest's.
-    pub fn segment(&mut self, ends: Ends, opens: bool, packet: &[u8], ground: &mut Ground) {
+    /// A segment of the guest's. `dial` begins the host's half of a connection it opens, if
+    /// there may be one.
+    pub fn segment(
+        &mut self,
+        ends: Ends,
+        opens: bool,
+        packet: &[u8],
+        dial: impl FnOnce(&Ground) -> Option<io::Result<TcpStream>>,
+        ground: &mut Ground,
+    ) {
         if let Some(&place) = self.places.get(&ends) {
             let opening = self.flow(place).is_some_and(|flow| flow.is_opening());
             // A repeated first segment, which is kept already; or a second thought.
@@ -72,9 +80,7 @@ impl Flows {
             }
             return;
         }
-        let target = ground.policy.target(ends.1).filter(|_| opens);
-        let begun = target.filter(|_| self.has_room()).map(dial);
-        match begun {
+        match (opens && self.has_room()).then(|| dial(ground)).flatten() {
             Some(Ok(host)) => {
                 let flow = Flow::outgoing(ends.0, ends.1, host, packet);
                 self.add(flow, Some(Instant::now() + CONNECT), ground);
@@ -290,7 +296,7 @@ impl Flows {
 }
 
 /// Begins a connection, without waiting for it.
-fn dial(to: SocketAddr) -> io::Result<TcpStream> {
+pub fn dial(to: SocketAddr) -> io::Result<TcpStream> {
     let family = match to {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,

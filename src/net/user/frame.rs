@@ -136,7 +136,17 @@ fn read_ipv6<'f>(bytes: &'f [u8], own: &Addresses) -> Result<Seen<'f>, Refused> 
     if from != own.guest6 {
         return Err(Refused::Spoofed);
     }
+    // Who is where on a link is said by us alone.
+    if protocol == IpProtocol::Icmpv6 && payload.first().is_some_and(is_discovery) {
+        return Err(Refused::Unsupported);
+    }
     read_payload(protocol, from.into(), to.into(), payload, whole)
+}
+
+/// Whether a message of ICMPv6 is about neighbours, routers or redirects (RFC 4861, 4).
+#[must_use]
+pub fn is_discovery(kind: &u8) -> bool {
+    (133..=137).contains(kind)
 }
 
 fn read_payload<'f>(

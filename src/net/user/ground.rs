@@ -19,11 +19,19 @@ use std::time::Instant;
 pub enum Token {
     Link,
     Peers,
-    Flow { place: u32, generation: u16 },
+    Flow {
+        place: u32,
+        generation: u16,
+    },
     Listener(u32),
     PublishedDatagrams(u32),
     Datagrams(RawFd),
     Lookup(RawFd),
+    /// Of lookups over TCP: the guest's end, and a name server's.
+    Inquiry(RawFd),
+    Answer(RawFd),
+    /// Whoever started this process.
+    Owner,
 }
 
 impl Token {
@@ -36,6 +44,9 @@ impl Token {
             Self::PublishedDatagrams(place) => (4, 0, place),
             Self::Datagrams(fd) => (5, 0, fd.cast_unsigned()),
             Self::Lookup(fd) => (6, 0, fd.cast_unsigned()),
+            Self::Inquiry(fd) => (7, 0, fd.cast_unsigned()),
+            Self::Answer(fd) => (8, 0, fd.cast_unsigned()),
+            Self::Owner => (9, 0, 0),
         };
         u64::from(number) | u64::from(generation) << 32 | kind << 56
     }
@@ -55,6 +66,9 @@ impl Token {
             4 => Self::PublishedDatagrams(number),
             5 => Self::Datagrams(number.cast_signed()),
             6 => Self::Lookup(number.cast_signed()),
+            7 => Self::Inquiry(number.cast_signed()),
+            8 => Self::Answer(number.cast_signed()),
+            9 => Self::Owner,
             _ => Self::Link,
         }
     }

@@ -12,6 +12,7 @@ mod dns;
 mod flows;
 mod frame;
 mod ground;
+mod inquiry;
 mod peers;
 pub mod policy;
 mod stack;
@@ -41,7 +42,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 
 /// Carries the network described by the first message on descriptor `control`. Returns once
-/// the guest's link is gone. An answer on the socket says that it works, or why not.
+/// the guest's link is gone, or the owner's half of the socket. An answer on it says that it
+/// works, or why not; its end, that no port of the host is held any more.
 pub fn run(control: RawFd) -> u8 {
     let mut inherited = Inherited::default();
     let Ok(socket) = inherited.take(control).map(SeqPacket::from_fd) else {
@@ -57,8 +59,12 @@ pub fn run(control: RawFd) -> u8 {
         }
     };
     let _ = socket.send(READY);
+    let outcome = stack.run(&socket);
+    // Ports first: who waits for the socket's end wants them free. What the kernel has to do
+    // for a process that leaves its namespaces takes tens of milliseconds more.
+    drop(stack);
     drop(socket);
-    u8::from(stack.run().is_err())
+    u8::from(outcome.is_err())
 }
 
 fn begin(socket: &SeqPacket, inherited: &mut Inherited) -> Result<Option<Stack>, Box<dyn Error>> {
@@ -113,8 +119,12 @@ fn begin(socket: &SeqPacket, inherited: &mut Inherited) -> Result<Option<Stack>,
         .private
         .as_ref()
         .map(|member| member.folder.as_path());
-    if let Some(folder) = folder.filter(|_| config.jail) {
-        jail::make_root(folder)?;
+    if let Some(folder) = folder {
+        match config.jail {
+            true => jail::make_root(folder)?,
+            // The host's root stays: nothing of it but this is within reach.
+            false => std::env::set_current_dir(folder)?,
+        }
     }
     Plan::for_network(config.jail, folder.is_some()).enter()?;
     Ok(Some(Stack::new(parts)?))

@@ -117,18 +117,68 @@ fn is_held(file: File) -> bool {
     Flock::lock(file, FlockArg::LockSharedNonblock).is_err()
 }
 
-/// Whether a packet goes from one member to another by its addresses.
+/// Whether a packet goes from one member to another by its addresses, and is what members may
+/// send each other: nothing about neighbours, which a guest would believe. The sender's front
+/// has seen to that; this is for a sender that is not what it was.
 fn is_between(packet: &[u8], from: u8, to: u8) -> bool {
     let at = |range: std::ops::Range<usize>| packet.get(range);
     match packet.first().map(|first| first >> 4) {
         Some(4) => {
-            at(12..16) == Some(&Addresses::member4(from).octets()[..])
+            matches!(packet.get(9), Some(1 | 6 | 17))
+                && at(12..16) == Some(&Addresses::member4(from).octets()[..])
                 && at(16..20) == Some(&Addresses::member4(to).octets()[..])
         }
         Some(6) => {
-            at(8..24) == Some(&Addresses::member6(from).octets()[..])
+            let plain = match packet.get(6) {
+                Some(58) => !packet.get(40).is_none_or(frame::is_discovery),
+                next => matches!(next, Some(6 | 17)),
+            };
+            plain
+                && at(8..24) == Some(&Addresses::member6(from).octets()[..])
                 && at(24..40) == Some(&Addresses::member6(to).octets()[..])
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An IPv6 packet from one member to another.
+    fn packet(from: u8, to: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).expect("short");
+        let mut packet = vec![0x60, 0, 0, 0, 0, length, protocol, 255];
+        packet.extend(Addresses::member6(from).octets());
+        packet.extend(Addresses::member6(to).octets());
+        packet.extend(payload);
+        packet
+    }
+
+    /// A neighbour advertisement would have another member's guest send what it has for its
+    /// gateway to a hardware address that is nobody's.
+    #[test]
+    fn no_member_tells_another_who_its_neighbours_are() {
+        let own = Addresses::member(3);
+        for kind in 133..=137 {
+            let mut message = vec![kind, 0, 0, 0, 0x20, 0, 0, 0];
+            message.extend(own.gateway6.octets());
+            message.extend([2, 1, 2, 0xba, 0xd, 0xba, 0xd, 0]);
+            let packet = packet(3, 2, 58, &message);
+            assert!(!is_between(&packet, 3, 2), "{kind}");
+            let head = [&own.gateway_mac.0[..], &own.guest_mac.0, &[0x86, 0xdd]].concat();
+            let frame = [head, packet].concat();
+            let goes_on = matches!(frame::read(&frame, &own), Ok(frame::Seen::Other { .. }));
+            assert!(!goes_on, "{kind}");
+        }
+        let echo = packet(3, 2, 58, &[128, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(is_between(&echo, 3, 2));
+        assert!(is_between(&packet(3, 2, 17, &[0; 8]), 3, 2));
+        // Behind an extension header anything may lie.
+        assert!(!is_between(
+            &packet(3, 2, 0, &[58, 0, 0, 0, 0, 0, 0, 0]),
+            3,
+            2
+        ));
     }
 }

@@ -5,9 +5,12 @@
 //! now or later, leads past the rules. Some addresses are the host's own affair: they are
 //! never reached but by a rule that names them.
 
+mod routes;
+
 use crate::config::net::{Addresses, Destination, Rule};
+use routes::Routes;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Addresses remembered from answers to allowed names; the oldest goes first. Stops a guest,
 /// or a name server, from filling our memory with names that have many addresses.
@@ -31,19 +34,21 @@ pub struct Policy {
     rules: Vec<Rule>,
     pins: HashMap<IpAddr, Ports>,
     order: VecDeque<IpAddr>,
-    is_hosts_own: fn(IpAddr) -> bool,
+    is_hosts_own: Box<dyn Fn(IpAddr) -> bool>,
 }
 
 impl Policy {
+    /// To be made before the process is jailed: it opens what it asks the kernel by.
     #[must_use]
     pub fn new(addresses: Addresses, open: bool, rules: Vec<Rule>) -> Self {
+        let routes = Routes::open();
         Self {
             addresses,
             open,
             rules,
             pins: HashMap::new(),
             order: VecDeque::new(),
-            is_hosts_own,
+            is_hosts_own: Box::new(move |address| routes.lead_to_host(address)),
         }
     }
 
@@ -62,7 +67,7 @@ impl Policy {
         // What the kernel is asked for comes last: most is decided without.
         let forbidden = is_special(address) || self.is_own(address);
         let allowed = self.names(target)
-            || (!forbidden && (self.open || self.permits(target)) && !(self.is_hosts_own)(address));
+            || (!forbidden && (self.open || self.permits(target)) && !self.leads_to_host(address));
         (allowed && to.port() != 0).then_some(target)
     }
 
@@ -71,6 +76,12 @@ impl Policy {
     #[must_use]
     pub fn may_ask(&self, name: &str) -> bool {
         self.open || self.rules_of(name).next().is_some()
+    }
+
+    /// Whether any name may lead to this address.
+    #[must_use]
+    pub fn may_name(&self, address: IpAddr) -> bool {
+        !self.is_forbidden(address)
     }
 
     /// Takes note of an answer to a question for `name`. False if it leads where no name may.
@@ -145,7 +156,13 @@ impl Policy {
     }
 
     fn is_forbidden(&self, address: IpAddr) -> bool {
-        is_special(address) || self.is_own(address) || (self.is_hosts_own)(address)
+        is_special(address) || self.is_own(address) || self.leads_to_host(address)
+    }
+
+    /// Also where a translator or a tunnel, which may be this host, unwraps it.
+    fn leads_to_host(&self, address: IpAddr) -> bool {
+        (self.is_hosts_own)(address)
+            || wrapped(address).is_some_and(|inner| (self.is_hosts_own)(inner.into()))
     }
 
     /// In the guest's own network there is nobody but the guest and its gateway.
@@ -159,7 +176,7 @@ impl Policy {
 }
 
 /// Addresses that mean this host, its link, its cloud, or nobody in particular; also where
-/// one is wrapped in another (RFC 4291, 6052, 3056).
+/// one is wrapped in another (RFC 4291, 4380, and those of `wrapped`).
 #[must_use]
 pub fn is_special(address: IpAddr) -> bool {
     if METADATA.contains(&address) {
@@ -170,24 +187,32 @@ pub fn is_special(address: IpAddr) -> bool {
             v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local() || v4.octets()[0] >= 224
         }
         IpAddr::V6(v6) => {
-            let wide = v6.segments();
-            let [a, b, c, d, e, f, ..] = wide;
-            let tail = |at: usize| {
-                let [p, q] = wide[at].to_be_bytes();
-                let [r, s] = wide[at + 1].to_be_bytes();
-                is_special(Ipv4Addr::new(p, q, r, s).into())
-            };
+            let [a, b, c, d, e, f, ..] = v6.segments();
             match [a, b, c, d, e, f] {
                 [0, 0, 0, 0, 0, _] => true,
                 [0, 0, 0, 0, 0xffff, _] => true,
-                [0x64, 0xff9b, 0, 0, 0, 0] => tail(6),
                 // A translator's own prefix: where it leads nobody here can tell.
                 [0x64, 0xff9b, 1, ..] => true,
-                [0x2002, ..] => tail(1),
+                // Teredo: to wherever a datagram can be sent, past every rule.
+                [0x2001, 0, ..] => true,
+                _ if wrapped(address).is_some_and(|inner| is_special(inner.into())) => true,
                 _ => v6.is_multicast() || v6.is_unicast_link_local() || (a & 0xffc0) == 0xfec0,
             }
         }
     }
+}
+
+/// The IPv4 address that a packet to this one ends at, where there is a translator (RFC 6052),
+/// or a tunnel (6to4, RFC 3056; ISATAP, RFC 5214).
+fn wrapped(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let (high, low) = match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => (high, low),
+        [0x2002, high, low, ..] => (high, low),
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => (high, low),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 fn is_special_range(address: IpAddr, prefix: u8) -> bool {
@@ -219,21 +244,6 @@ pub fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
     differing >= u32::from(prefix)
 }
 
-/// Whether the host itself answers at an address: to such a one the kernel would speak from
-/// the very same. No packet is sent to find out.
-fn is_hosts_own(address: IpAddr) -> bool {
-    let any: IpAddr = match address {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    // Without a route there is nothing to reach, and nothing to hide.
-    source.is_ok_and(|source| source.ip() == address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,7 +251,7 @@ mod tests {
 
     fn policy(open: bool, rules: &[Rule]) -> Policy {
         let mut policy = Policy::new(Addresses::ALONE, open, rules.to_vec());
-        policy.is_hosts_own = |address| address == ip("198.51.100.1");
+        policy.is_hosts_own = Box::new(|address| address == ip("198.51.100.1"));
         policy
     }
 
@@ -273,7 +283,7 @@ mod tests {
         policy.target(text.parse().expect("an address")).is_some()
     }
 
-    const SPECIAL: [&str; 18] = [
+    const SPECIAL: [&str; 22] = [
         "127.0.0.1",
         "127.9.9.9",
         "0.0.0.0",
@@ -292,6 +302,10 @@ mod tests {
         "2002:7f00:1::",
         "ff02::1",
         "fd00:ec2::254",
+        "64:ff9b::a9fe:a9fe",
+        "2001:0:cb00:7101::80ff:fffe",
+        "2001:db8::5efe:7f00:1",
+        "2001:db8::200:5efe:a9fe:a9fe",
     ];
 
     #[test]
@@ -311,11 +325,14 @@ mod tests {
             }
             // The host's other addresses, and what stands for its loopback.
             assert!(!reach(&policy, "198.51.100.1:22"));
+            assert!(!reach(&policy, "[64:ff9b::c633:6401]:22"));
+            assert!(!reach(&policy, "[2002:c633:6401::1]:22"));
             assert!(!reach(&policy, "10.0.2.2:22"));
             assert!(!reach(&policy, "[fd68:7573:6b00::2]:22"));
             assert!(!reach(&policy, "10.0.2.77:22"));
             assert!(reach(&policy, "203.0.113.1:80"));
             assert!(reach(&policy, "[2001:db8::1]:80"));
+            assert!(reach(&policy, "[64:ff9b::cb00:7101]:80"));
         }
     }
 
@@ -385,14 +402,6 @@ mod tests {
             (policy.pins.len(), policy.order.len()),
             (MAX_PINS, MAX_PINS)
         );
-    }
-
-    #[test]
-    fn the_hosts_own_addresses_are_known() {
-        for own in ["127.0.0.1", "::1"] {
-            assert!(is_hosts_own(ip(own)), "{own}");
-        }
-        assert!(!is_hosts_own(ip("203.0.113.7")));
     }
 
     proptest! {

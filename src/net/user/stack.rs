@@ -3,9 +3,10 @@
 //! thread of `husk net`, which waits in epoll only.
 
 use super::datagrams::{DOMAIN, Datagrams, Door};
-use super::flows::Flows;
+use super::flows::{self, Flows};
 use super::frame::{self, Seen};
 use super::ground::{Ground, Token};
+use super::inquiry::Inquiries;
 use super::peers::Peers;
 use super::policy::Policy;
 use crate::config::net::Addresses;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Frames read before others have their turn.
@@ -44,15 +46,18 @@ pub struct Stack {
     ground: Ground,
     flows: Flows,
     datagrams: Datagrams,
+    inquiries: Inquiries,
     gates: Vec<Gate>,
     peers: Option<Peers>,
     swept: Instant,
+    is_over: bool,
     buffer: Vec<u8>,
 }
 
 impl Stack {
     pub fn new(parts: Parts) -> io::Result<Self> {
         let ground = Ground::new(parts.link, parts.addresses, parts.policy)?;
+        let inquiries = Inquiries::new(parts.resolvers.clone());
         let datagrams = Datagrams::new(parts.doors, parts.resolvers);
         ground.watch(ground.wire.fd(), Token::Link, EpollFlags::EPOLLIN)?;
         datagrams.watch(&ground)?;
@@ -66,16 +71,20 @@ impl Stack {
             ground,
             flows: Flows::new(),
             datagrams,
+            inquiries,
             gates: parts.gates,
             peers: parts.peers,
             swept: Instant::now(),
+            is_over: false,
             buffer: vec![0; HEADER + MAX_FRAME],
         })
     }
 
-    /// Serves until the guest's link is gone.
-    pub fn run(&mut self) -> io::Result<()> {
-        while self.ground.wire.is_alive() {
+    /// Serves until the guest's link is gone, or the owner has no more to say.
+    pub fn run(&mut self, owner: &impl AsFd) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        self.ground.watch(owner, Token::Owner, flags)?;
+        while self.ground.wire.is_alive() && !self.is_over {
             self.turn(None)?;
         }
         Ok(())
@@ -103,8 +112,9 @@ impl Stack {
             self.serve(Token::unpack(event.data()), event.events());
         }
         self.flows.expire(&mut self.ground);
-        if !self.datagrams.is_idle() && self.swept.elapsed() >= SWEEP {
+        if !self.is_idle() && self.swept.elapsed() >= SWEEP {
             self.datagrams.sweep();
+            self.inquiries.sweep();
             self.swept = Instant::now();
         }
         let full = self.ground.wire.is_full();
@@ -129,16 +139,27 @@ impl Stack {
             .next_timer()
             .filter(|_| !self.ground.wire.is_full());
         let timer = timer.map(|at| at.saturating_duration_since(now));
-        let sweep = (!self.datagrams.is_idle()).then_some(SWEEP);
+        let sweep = (!self.is_idle()).then_some(SWEEP);
         match (timer, sweep) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
     }
 
+    /// Whether nothing here grows old.
+    fn is_idle(&self) -> bool {
+        self.datagrams.is_idle() && self.inquiries.is_idle()
+    }
+
     fn serve(&mut self, token: Token, events: EpollFlags) {
         let ground = &mut self.ground;
+        let peers = self.peers.as_ref();
+        let members = |name: &str| peers.and_then(|peers| peers.find(name));
         match token {
+            // It never says anything once this works, but that it leaves.
+            Token::Owner => self.is_over = true,
+            Token::Inquiry(fd) => self.inquiries.ready(fd, &members, ground),
+            Token::Answer(fd) => self.inquiries.answered(fd, &members, ground),
             Token::Link => {
                 if ground.wire.is_full() && ground.wire.flush() {
                     self.flows.resume(ground);
@@ -202,10 +223,17 @@ impl Stack {
                 opens,
                 packet,
             } => {
-                if !self.goes_to_member(to.ip(), packet) {
-                    self.flows
-                        .segment((from, to), opens, packet, &mut self.ground);
+                let asks = own.is_gateway(to.ip()) && to.port() == DOMAIN;
+                if !asks && self.goes_to_member(to.ip(), packet) {
+                    return;
                 }
+                let inquiries = &mut self.inquiries;
+                let dial = |ground: &Ground| match asks {
+                    true => Some(inquiries.connect(ground)),
+                    false => ground.policy.target(to).map(flows::dial),
+                };
+                self.flows
+                    .segment((from, to), opens, packet, dial, &mut self.ground);
             }
             Seen::Udp {
                 from,
@@ -217,7 +245,7 @@ impl Stack {
                     let peers = self.peers.as_ref();
                     let members = |name: &str| peers.and_then(|peers| peers.find(name));
                     self.datagrams
-                        .ask(from, to, payload, members, &mut self.ground);
+                        .ask(from, to, payload, &members, &mut self.ground);
                 } else if !self.goes_to_member(to.ip(), packet) {
                     self.datagrams.send(from, to, payload, &mut self.ground);
                 }

@@ -6,12 +6,14 @@
 //! whose addresses it bears, and costs the same however many there are. Bytes move when
 //! both sides can: a full buffer on one side is a closed window on the other.
 
+use nix::sys::socket::SockaddrStorage;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
 
 /// Bytes held for each direction of a flow. With the number of flows this bounds what a
 /// guest can make us keep; pages nobody wrote to cost nothing.
@@ -43,6 +45,11 @@ pub enum Life {
     Goes,
     /// Over on both sides.
     Over,
+}
+
+/// Whether it is connected, to whatever kind of socket: one of our own may be behind it.
+fn has_peer(host: &TcpStream) -> bool {
+    nix::sys::socket::getpeername::<SockaddrStorage>(host.as_raw_fd()).is_ok()
 }
 
 fn socket() -> Socket<'static> {
@@ -124,7 +131,7 @@ impl Flow {
     /// `Err` is that segment too, for nobody to take.
     pub fn opened(&mut self) -> Option<Result<Vec<u8>, Vec<u8>>> {
         let segment = self.opening.take()?;
-        let connected = matches!(self.host.take_error(), Ok(None)) && self.host.peer_addr().is_ok();
+        let connected = matches!(self.host.take_error(), Ok(None)) && has_peer(&self.host);
         if !connected {
             return Some(Err(segment));
         }

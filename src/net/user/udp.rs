@@ -1,25 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Datagrams: who they came from, so that answers find back. The thread of `husk net`.
 
+use nix::sys::resource::{Resource, getrlimit};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 /// Flows of each kind: each outgoing one is a socket. Stops a guest that scans ports from
 /// taking all descriptors; the longest silent flow makes room for a new one.
-pub const MAX_FLOWS: usize = 512;
+const MAX_FLOWS: usize = 512;
+/// And of the descriptors this process may have they take no more than one in so many: where
+/// there are none left, a connection that cannot be accepted would wake us for ever.
+const SHARE: u64 = 4;
 /// A flow silent for this long is forgotten (RFC 4787, REQ-5, asks for 2 minutes).
 const SILENCE: Duration = Duration::from_secs(120);
+
+fn share_of(descriptors: u64) -> usize {
+    usize::try_from(descriptors / SHARE).map_or(MAX_FLOWS, |share| share.min(MAX_FLOWS))
+}
 
 /// Flows by what they are found by, each with when it last spoke.
 pub struct Table<K, V> {
     flows: HashMap<K, (V, Instant)>,
+    most: usize,
 }
 
 impl<K: Hash + Eq + Clone, V> Table<K, V> {
+    /// As many flows as this process has descriptors for.
     pub fn new() -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        Self::of(share_of(limit))
+    }
+
+    fn of(most: usize) -> Self {
         Self {
             flows: HashMap::new(),
+            most,
         }
     }
 
@@ -40,7 +56,7 @@ impl<K: Hash + Eq + Clone, V> Table<K, V> {
 
     /// Adds a flow, and returns the one that had to go for it.
     pub fn add(&mut self, key: K, value: V) -> Option<V> {
-        let full = self.flows.len() >= MAX_FLOWS;
+        let full = self.flows.len() >= self.most;
         let oldest = full.then(|| self.flows.iter().min_by_key(|(_, (_, heard))| *heard));
         let oldest = oldest.flatten().map(|(key, _)| key.clone());
         let gone = oldest.and_then(|key| self.flows.remove(&key));
@@ -55,5 +71,21 @@ impl<K: Hash + Eq + Clone, V> Table<K, V> {
             .flows
             .extract_if(|_, (_, heard)| now.duration_since(*heard) > SILENCE);
         old.map(|(key, (value, _))| (key, value)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_takes_its_share_of_the_descriptors_and_the_longest_silent_goes_first() {
+        assert_eq!(share_of(64), 16);
+        assert_eq!(share_of(u64::MAX), MAX_FLOWS);
+        let mut table = Table::of(2);
+        assert_eq!((table.add(1, 'a'), table.add(2, 'b')), (None, None));
+        table.touch(&1);
+        assert_eq!(table.add(3, 'c'), Some('b'));
+        assert!(table.contains(&1) && table.contains(&3));
     }
 }

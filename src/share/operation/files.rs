@@ -5,23 +5,29 @@ use super::{MAX_IO, PRIVILEGED, Result, Server, field, name, wide};
 use crate::share::wire::{Fields, Reply, Request};
 use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, RawDir, SeekFrom};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 
 /// Bytes of directory taken in at a time.
 const DIRECTORY_BUFFER: usize = 16 << 10;
+/// Bytes of `struct fuse_entry_out`.
+const ENTRY: usize = 128;
 
 impl Server {
     /// A file or directory to read and write, from its place.
-    pub(super) fn reopen(&self, node: u64, flags: OFlags) -> Result<File> {
-        let node = self.table.node(node)?;
+    pub(super) fn reopen(&mut self, node: u64, flags: OFlags) -> Result<File> {
+        let kind = self.table.kind(node)?;
         // Pipes would make us wait, and devices are none of the guest's business.
-        if !matches!(node.kind, FileType::RegularFile | FileType::Directory) {
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
             return Err(Errno::OPNOTSUPP);
         }
-        let name = node.fd.as_raw_fd().to_string();
+        let place = self.table.place(node)?;
+        let name = place.as_raw_fd().to_string();
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
         Ok(fs::openat(&self.own_descriptors, name, flags, Mode::empty())?.into())
     }
@@ -54,12 +60,12 @@ impl Server {
         let (mode, _umask, _) = (field(body)?, field(body)?, field(body)?);
         let name = name(body)?;
         let mode = Mode::from_raw_mode(mode & 0o7777 & !PRIVILEGED);
-        let parent = &self.table.node(request.node)?.fd;
+        let parent = self.table.place(request.node)?;
         // To find out whether it is new; a file that was there keeps its owner. O_NOFOLLOW:
         // a link that somebody put there meanwhile is not followed.
         let flags = self.access(asked)? | OFlags::CREATE | OFlags::EXCL;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match fs::openat(parent, name, flags, mode) {
+        let file = match fs::openat(&parent, name, flags, mode) {
             Ok(fd) => {
                 self.own(request, name)?;
                 Some(File::from(fd))
@@ -67,10 +73,7 @@ impl Server {
             Err(Errno::EXIST) if asked & OFlags::EXCL.bits() == 0 => None,
             Err(errno) => return Err(errno),
         };
-        let at = out.0.len();
-        self.tell(request.node, name, out)?;
-        let number = out.0.get(at..at + 8).and_then(|bytes| bytes.first_chunk());
-        let number = number.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let number = self.tell(request.node, name, out)?;
         let file = match file {
             Some(file) => Ok(file),
             None => self
@@ -145,28 +148,44 @@ impl Server {
 
     pub(super) fn readdir(
         &mut self,
+        node: u64,
         body: &mut Fields<'_>,
         space: usize,
+        plus: bool,
         out: &mut Reply<'_>,
     ) -> Result<()> {
         let (handle, offset, size) = (wide(body)?, wide(body)?, field(body)?);
-        let file = self.table.handle(handle)?;
+        // Of our own: telling of entries needs the table.
+        let file = Arc::clone(self.table.handle(handle)?);
         let space = (size.min(MAX_IO) as usize).min(space);
         let start = out.0.len();
-        fs::seek(file, SeekFrom::Start(offset))?;
+        let before = if plus { ENTRY } else { 0 };
+        fs::seek(&file, SeekFrom::Start(offset))?;
         let mut buffer = [MaybeUninit::uninit(); DIRECTORY_BUFFER];
         let mut entries = RawDir::new(file.as_fd(), &mut buffer);
         while let Some(entry) = entries.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            let length = (24 + name.len()).next_multiple_of(8);
+            let length = before + (24 + name.len()).next_multiple_of(8);
             if out.0.len() - start + length > space {
                 break;
             }
             let kind = entry.file_type().as_raw_mode() >> 12;
+            if plus {
+                let at = out.0.len();
+                let told = match name {
+                    b"." | b".." => Err(Errno::NOENT),
+                    name => self.tell(node, OsStr::from_bytes(name), out),
+                };
+                // Node number 0: the guest has to ask, if it wants to know.
+                if told.is_err() {
+                    out.0.truncate(at);
+                    out.zeros(ENTRY);
+                }
+            }
             out.u64(entry.ino()).u64(entry.next_entry_cookie());
             out.u32(u32::try_from(name.len()).unwrap_or(0)).u32(kind);
-            out.bytes(name).zeros(length - 24 - name.len());
+            out.bytes(name).zeros(length - before - 24 - name.len());
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! tree. An open file is reached from its place by our own descriptor's number, never by a
 //! path. Ids are those of this process's user namespace (docs/disks.md).
 
+mod attributes;
 mod files;
 mod names;
 
@@ -31,8 +32,13 @@ const MAX_NAME: usize = 255;
 const PRIVILEGED: u32 = 0o6000;
 
 /// Flags of INIT (linux/fuse.h): asynchronous reads, O_TRUNC in OPEN, writes beyond a page,
-/// caches dropped when a file changed, parallel look-ups, more than 32 pages a request.
-const WANTED: u32 = 1 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 18 | 1 << 22;
+/// caches dropped when a file changed, directories with what look-ups of their entries would
+/// tell, where these are likely to come; parallel look-ups, more than 32 pages a request,
+/// targets of links kept (a link never gets another), and that privileges of a file which is
+/// written to are taken away here: the host's kernel does it for every writer without
+/// CAP_FSETID, and a guest that did it itself would ask for attributes before each write.
+const WANTED: u32 =
+    1 | 1 << 3 | 1 << 5 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 18 | 1 << 22 | 1 << 23 | 1 << 28;
 const MAJOR: u32 = 7;
 const MINOR: u32 = 31;
 
@@ -111,20 +117,24 @@ impl Server {
             op::CREATE => self.create(request, body, out),
             op::READ => self.read(body, space, out),
             op::WRITE => self.write(body, out),
-            op::READDIR => self.readdir(body, space, out),
+            op::READDIR => self.readdir(node, body, space, false, out),
+            op::READDIRPLUS => self.readdir(node, body, space, true, out),
             op::RELEASE | op::RELEASEDIR => {
                 self.table.close(body.u64().ok_or(Errno::INVAL)?);
                 Ok(())
             }
-            // Nothing is kept back here, so a close has nothing to bring forth.
-            op::FLUSH => Ok(()),
             op::FSYNC | op::FSYNCDIR => self.fsync(body),
             op::SYNCFS => self.syncfs(),
             op::STATFS => self.statfs(node, out),
             op::FALLOCATE => self.fallocate(body),
+            op::SETXATTR => self.set_attribute(node, body),
+            op::GETXATTR => self.get_attribute(node, body, out),
+            op::LISTXATTR => self.list_attributes(node, body, out),
+            op::REMOVEXATTR => self.remove_attribute(node, body),
             op::LSEEK => self.lseek(body, out),
             op::COPY_FILE_RANGE => self.copy(body, out),
-            // Locks and extended attributes among them: the guest does not ask twice.
+            // FLUSH among them: nothing is kept back here, so a close has nothing to bring
+            // forth. And locks. The guest does not ask twice.
             _ => Err(Errno::NOSYS),
         }
     }
@@ -165,7 +175,7 @@ impl Server {
         let (flags, _) = (field(body)?, field(body)?);
         let handle = body.u64().ok_or(Errno::INVAL)?;
         let stat = match flags & 1 {
-            0 => stat(&self.table.node(node)?.fd)?,
+            0 => stat(self.table.place(node)?)?,
             _ => fs::fstat(self.table.handle(handle)?)?,
         };
         out.u64(VALID).u64(0);
@@ -180,9 +190,9 @@ impl Server {
         let (atime, mtime, _ctime) = (wide(body)?, wide(body)?, wide(body)?);
         let (anano, mnano, _cnano) = (field(body)?, field(body)?, field(body)?);
         let (mode, _, uid, gid) = (field(body)?, field(body)?, field(body)?, field(body)?);
-        let place = &self.table.node(node)?.fd;
+        let place = self.table.place(node)?;
         if valid & 1 != 0 {
-            let plain = self.table.node(node)?.kind == FileType::Directory;
+            let plain = self.table.kind(node)? == FileType::Directory;
             let mode = if plain { mode } else { mode & !PRIVILEGED };
             let name = place.as_raw_fd().to_string();
             let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -193,7 +203,7 @@ impl Server {
             let gid = (valid & 4 != 0 && gid != u32::MAX).then(|| Gid::from_raw(gid));
             let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
             // An id that means nothing on the host cannot own anything there.
-            fs::chownat(place, "", uid, gid, flags).map_err(|errno| match errno {
+            fs::chownat(&place, "", uid, gid, flags).map_err(|errno| match errno {
                 Errno::INVAL => Errno::PERM,
                 other => other,
             })?;
@@ -209,10 +219,10 @@ impl Server {
                 last_access: time(valid, 16, 128, atime, anano),
                 last_modification: time(valid, 32, 256, mtime, mnano),
             };
-            fs::utimensat(place, "", &times, AtFlags::EMPTY_PATH)?;
+            fs::utimensat(&place, "", &times, AtFlags::EMPTY_PATH)?;
         }
         out.u64(VALID).u64(0);
-        attributes(&stat(&self.table.node(node)?.fd)?, out);
+        attributes(&stat(&place)?, out);
         Ok(())
     }
 
@@ -222,7 +232,7 @@ impl Server {
     }
 
     fn statfs(&mut self, node: u64, out: &mut Reply<'_>) -> Result<()> {
-        let stat = fs::fstatvfs(&self.table.node(node)?.fd)?;
+        let stat = fs::fstatvfs(self.table.place(node)?)?;
         out.u64(stat.f_blocks).u64(stat.f_bfree).u64(stat.f_bavail);
         out.u64(stat.f_files).u64(stat.f_ffree);
         let small = |value| u32::try_from(value).unwrap_or(u32::MAX);
@@ -248,6 +258,8 @@ fn changes(opcode: u32) -> bool {
             | op::CREATE
             | op::FALLOCATE
             | op::COPY_FILE_RANGE
+            | op::SETXATTR
+            | op::REMOVEXATTR
     )
 }
 

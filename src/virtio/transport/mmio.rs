@@ -153,6 +153,14 @@ impl Mmio {
         Ok(())
     }
 
+    /// Waits until nothing that was begun on the guest's behalf is under way.
+    pub fn quiesce(&self) {
+        let mut inner = self.lock();
+        if inner.active {
+            inner.device.quiesce();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Panics abort in releases; in tests the data is still sound enough to fail on.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -91,6 +91,17 @@ fn single_files_streams_and_contents_are_copied() {
     fs::create_dir(&contents).expect("a folder");
     daily.does(&["cp", "box:/etc/.", &contents.display().to_string()]);
     assert!(contents.join("renamed").exists());
+    // The same the other way: into what is there, and into what is made for it.
+    fs::create_dir(contents.join("deep")).expect("a folder");
+    fs::write(contents.join("deep/file"), "far\n").expect("a file");
+    let from = format!("{}/.", contents.display());
+    for to in ["/tmp", "/tmp/made"] {
+        daily.does(&["cp", &from, &format!("box:{to}")]);
+        let deep = format!("{to}/deep/file");
+        assert_eq!(daily.does(&["exec", "box", "cat", &deep]), "far\n");
+        let renamed = format!("{to}/renamed");
+        assert_eq!(daily.does(&["exec", "box", "cat", &renamed]), "changed\n");
+    }
 }
 
 #[test]

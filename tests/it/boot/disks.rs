@@ -2,7 +2,7 @@
 //! Disks a guest writes to, and what becomes of the guest when the file below fails it.
 
 use super::volumes::Data;
-use crate::support::husk::Host;
+use crate::support::husk::{Host, Husk};
 use crate::support::leftovers::files;
 use std::time::{Duration, Instant};
 
@@ -78,6 +78,42 @@ fn a_disk_that_is_cut_short_or_removed_leaves_the_guest_its_life() {
     );
 }
 
+/// A folder of the test's, on which a small file system is mounted for husk alone.
+fn on_small(husk: Husk, megabytes: u32, folder: &std::path::Path) -> Husk {
+    let mount = format!(
+        "mount -t tmpfs -o size={megabytes}m none {} && exec \"$@\"",
+        folder.display()
+    );
+    husk.by(&["unshare", "-rm", "sh", "-c", &mount, "sh"])
+}
+
+#[test]
+fn a_volume_on_a_full_disk_of_the_host_is_an_error_too() {
+    let Some(host) = Host::find() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = "dd if=/dev/zero of=/data/big bs=1M count=100 conv=fsync 2>&1 | \
+        busybox grep -c rror; echo still; cat /etc/motd";
+    let husk = host
+        .sh(script)
+        .options(&["-v", "full:/data"])
+        .env("HUSK_DATA_DIR", folder.path().to_str().expect("a path"));
+    on_small(husk, 24, folder.path())
+        .end()
+        .is(0, "1\nstill\nas it was\n", "");
+}
+
+#[test]
+fn a_full_share_says_so_and_takes_more_once_there_is_room() {
+    let Some(host) = Host::find() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = "dd if=/dev/zero of=/host/big bs=64k count=160 2>&1 | \
+        busybox grep -o 'No space left on device'; rm /host/big; echo room > /host/a; cat /host/a";
+    let mount = format!("{}:/host", folder.path().display());
+    on_small(host.sh(script).options(&["-v", &mount]), 4, folder.path())
+        .end()
+        .is(0, "No space left on device\nroom\n", "");
+}
+
 #[test]
 fn a_limit_slows_a_disk_down() {
     let Some(host) = Host::find() else { return };
@@ -93,4 +129,24 @@ fn a_limit_slows_a_disk_down() {
     ended.is(0, "done\n", "");
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_in_the_guest_and_no_more() {
+    let Some(host) = Host::find() else { return };
+    let data = Data::new();
+    let share = tempfile::tempdir().expect("a folder");
+    let mount = format!("{}:/host", share.path().display());
+    let options = ["-v", "held:/data", "-v", &mount];
+    data.sh(&host, "true").options(&options).end().is(0, "", "");
+    // Beyond 10 MiB of any file, in blocks of 512 bytes.
+    let limited = "ulimit -f 20480 && exec \"$@\"";
+    let script = "dd if=/dev/zero of=/data/big bs=1M count=100 conv=fsync 2>&1 | \
+        busybox grep -c rror; dd if=/dev/zero of=/host/big bs=1M count=11 2>&1 | \
+        busybox grep -c 'too large'; echo survived";
+    data.sh(&host, script)
+        .options(&options)
+        .by(&["sh", "-c", limited, "sh"])
+        .end()
+        .is(0, "1\n1\nsurvived\n", "");
 }

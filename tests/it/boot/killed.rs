@@ -3,7 +3,9 @@
 //! is left of it.
 
 use crate::support::daily::{Daily, lives, slay};
-use crate::support::leftovers::eventually;
+use crate::support::finish;
+use crate::support::leftovers::{children, eventually};
+use crate::support::ports::free_port;
 use crate::support::process::Input;
 use nix::sys::signal::Signal;
 use std::time::Duration;
@@ -101,6 +103,89 @@ fn an_owner_killed_while_it_starts_leaves_nothing() {
         );
     }
     crate::support::leftovers::check_orphans();
+}
+
+/// Of a machine with everything there is beside it: whichever of its processes is killed, what
+/// depended on that is an error, and nothing is left of it once it is over.
+#[test]
+fn whichever_process_is_killed_nothing_is_left() {
+    let Some(daily) = Daily::find() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let share = folder.path().join("share");
+    std::fs::create_dir(&share).expect("a folder");
+    std::fs::write(share.join("page"), "page").expect("a file");
+    let port = free_port();
+    let (publish, vsock) = (format!("{port}:80"), folder.path().join("vsock"));
+    let mount = format!("{}:/host", share.display());
+    let options = [
+        "-d",
+        "--name",
+        "box",
+        "-p",
+        &publish,
+        "-v",
+        &mount,
+        "-v",
+        "kept:/data",
+    ];
+    let options = [&options[..], &["--vsock", vsock.to_str().expect("a path")]].concat();
+    let data = |words: &[&str]| {
+        let mut command = daily.command(words);
+        finish(command.env("HUSK_DATA_DIR", folder.path().join("data")))
+    };
+    for (victim, code) in [
+        ("vmm", "125"),
+        ("share", "0"),
+        ("net", "0"),
+        ("owner", "137"),
+    ] {
+        let script = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+        let words = daily.words(&options, script);
+        let started = data(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(started.code, 0, "{victim}: {started:?}");
+        daily.wait_for("box", "ready");
+        let told = daily.inspect("box");
+        assert_eq!(told["mounts"][0]["source"], share.to_str().expect("a path"));
+        assert_eq!(told["mounts"][1]["kind"], "volume");
+        assert_eq!(told["ports"][0]["host"], port);
+        let owner = daily.pid("box", "owner_pid");
+        let all = children(owner);
+        let pid = match victim {
+            "owner" => owner,
+            verb => *all.iter().find(|pid| is_verb(**pid, verb)).expect(verb),
+        };
+        slay(pid);
+        if code == "0" {
+            // The guest lives, with an error where there was a directory.
+            let cat = daily.husk(&["exec", "box", "cat", "/host/page"]);
+            match victim {
+                "share" => assert!(cat.stderr.contains("rror"), "{cat:?}"),
+                _ => assert_eq!(cat.stdout, "page", "{cat:?}"),
+            }
+            daily.does(&["stop", "box"]);
+        }
+        assert_eq!(
+            daily.does(&["wait", "box"]),
+            format!("{code}\n"),
+            "{victim}"
+        );
+        let gone = || !lives(owner) && !all.iter().any(|pid| lives(*pid));
+        assert!(eventually(gone), "{victim}: something lives on");
+        assert_eq!(daily.does(&["ps", "-q"]), "", "{victim}");
+        assert!(!has_sockets(&daily), "{victim}: {:?}", daily.left());
+        assert!(vsock.symlink_metadata().is_err(), "{victim}: its socket");
+        std::net::TcpListener::bind(("127.0.0.1", port)).expect("its port is free");
+        daily.does(&["rm", "box"]);
+        assert!(daily.left().is_empty(), "{victim}: {:?}", daily.left());
+    }
+    // Nobody holds the volume.
+    let removed = data(&["volume", "rm", "kept"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+}
+
+fn is_verb(pid: nix::unistd::Pid, verb: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(verb.as_bytes())
 }
 
 #[test]

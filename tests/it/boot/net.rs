@@ -2,6 +2,7 @@
 //! The user-mode network from inside a guest and from outside it: what comes through, and
 //! what must not, with this host's own services as what there is to reach.
 
+use crate::support::daily::Daily;
 use crate::support::husk::Host;
 use crate::support::ports::free_port;
 use std::io::{Read as _, Write as _};
@@ -227,6 +228,80 @@ fn datagrams_are_carried_both_ways_and_only_where_allowed() {
     assert!(forbidden.recv(&mut [0; 16]).is_err(), "nothing came");
 }
 
+/// Two seconds' worth each way, at once.
+#[test]
+fn a_limit_slows_the_interface_down_in_each_direction() {
+    const BYTES: usize = 2 << 20;
+    let Some(host) = Host::find() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let talk = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the guest comes");
+        let start = Instant::now();
+        let mut out = stream.try_clone().expect("dup");
+        let sending = thread::spawn(move || {
+            out.write_all(&vec![7; BYTES]).expect("open");
+            out.shutdown(std::net::Shutdown::Write).expect("open");
+        });
+        let heard = std::io::copy(&mut stream, &mut std::io::sink()).expect("open");
+        let took = start.elapsed();
+        sending.join().expect("no panic");
+        (heard, took)
+    });
+    let allow = format!("127.0.0.1:{port}");
+    let script = format!(
+        "now() {{ busybox cut -d ' ' -f 1 /proc/uptime; }}; now; head -c {BYTES} /dev/zero \
+         | busybox nc host.husk.internal {port} | wc -c; now"
+    );
+    let options = ["--allow", &allow, "--net-bps", "1m"];
+    let ended = host.sh(&script).options(&options).end();
+    let (heard, took) = talk.join().expect("no panic");
+    assert_eq!(heard, BYTES as u64);
+    // A tenth of a second's worth comes at once.
+    assert!(took > Duration::from_millis(1700), "{took:?}");
+    let said = ended.text();
+    let said: Vec<f64> = said.lines().filter_map(|line| line.parse().ok()).collect();
+    let [began, heard, over] = said[..] else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(heard, BYTES as f64);
+    assert!(over - began > 1.7, "{ended:?}");
+}
+
+#[test]
+fn what_went_through_is_counted() {
+    let Some(daily) = Daily::find() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let taking = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the guest comes");
+        std::io::copy(&mut stream, &mut std::io::sink()).expect("open")
+    });
+    let allow = format!("127.0.0.1:{port}");
+    let script = format!(
+        "head -c 100000 /dev/zero | busybox nc host.husk.internal {port}; echo sent; exec sleep 600"
+    );
+    let words = daily.words(&["--name", "talker", "--allow", &allow], &script);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let running = daily.start(&words, crate::support::process::Input::default());
+    running.wait_for("sent\n");
+    assert_eq!(taking.join().expect("no panic"), 100_000);
+    let text = daily.does(&["stats", "--format", "json", "talker"]);
+    let rows: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let number = |name: &str| rows[0][name].as_u64().expect("a number");
+    assert!(number("net_sent_bytes") > 100_000, "{text}");
+    assert!(number("net_sent_bytes") < 200_000, "{text}");
+    assert!(
+        (100..20_000).contains(&number("net_received_bytes")),
+        "{text}"
+    );
+    assert!(number("net_received_frames") >= 3, "{text}");
+    let table = daily.does(&["stats"]);
+    assert!(table.contains("RECEIVED"), "{table}");
+    daily.does(&["kill", "talker"]);
+    running.finish();
+}
+
 #[test]
 fn bad_words_for_a_network_are_told_all_at_once() {
     let outcome = crate::support::run(&[
@@ -249,6 +324,8 @@ fn bad_words_for_a_network_are_told_all_at_once() {
         "a:0",
         "--network",
         "tap:",
+        "--net-bps",
+        "0",
         "dir:/",
         "true",
     ]);
@@ -257,5 +334,5 @@ fn bad_words_for_a_network_are_told_all_at_once() {
         .stderr
         .lines()
         .filter(|line| line.starts_with("husk: "));
-    assert_eq!(problems.count(), 9, "{}", outcome.stderr);
+    assert_eq!(problems.count(), 10, "{}", outcome.stderr);
 }

@@ -4,18 +4,29 @@
 
 use crate::support::husk::{Host, Husk};
 use crate::support::skipped;
+use std::path::Path;
 use std::process::Command;
 
 /// The husk in a namespace of its own, where `setup` ran before and `check` runs meanwhile.
 fn in_namespace(husk: Husk, setup: &str) -> Husk {
-    let script = format!("set -e; {setup}; exec \"$@\"");
+    let script = format!("set -e; {}{setup}; exec \"$@\"", iproute2());
     husk.by(&["unshare", "--net", "sh", "-c", &script, "husk"])
 }
 
+/// Makes `ip` iproute2's: a shell that is busybox takes its own, which knows less.
+fn iproute2() -> String {
+    let places = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
+    let found = places.into_iter().find(|place| Path::new(place).exists());
+    format!("ip() {{ {} \"$@\"; }}; ", found.unwrap_or("ip"))
+}
+
 fn may_make_interfaces() -> bool {
-    let probe = "ip link set lo up && ip tuntap add husk-probe mode tap";
+    let probe = format!(
+        "{}ip link set lo up && ip tuntap add husk-probe mode tap",
+        iproute2()
+    );
     let made = Command::new("unshare")
-        .args(["--net", "sh", "-c", probe])
+        .args(["--net", "sh", "-c", &probe])
         .output();
     let works = made.is_ok_and(|output| output.status.success());
     if !works {

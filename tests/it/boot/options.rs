@@ -29,6 +29,14 @@ fn the_command_gets_its_environment_user_folder_and_host_name() {
     husk.end().is(0, said, "");
 }
 
+#[test]
+fn options_behind_the_image_are_the_commands() {
+    let Some(host) = Host::find() else { return };
+    let husk = host.run(&["-c", "echo \"$0 $*\"", "--memory", "--", "-it"]);
+    let husk = husk.options(&["--entrypoint", "sh"]);
+    husk.end().is(0, "--memory -- -it\n", "");
+}
+
 /// Every file of a folder with what it holds and may do.
 fn picture(folder: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     use std::os::unix::fs::PermissionsExt as _;

@@ -107,7 +107,7 @@ fn the_server_of_a_share_ends_with_its_machine() {
     let (_folder, mount) = share();
     let started = host
         .sh("echo ready; exec husk-probe spin")
-        .options(&["-v", &mount])
+        .options(&["-v", &mount, "--network", "none"])
         .start();
     started.running.wait_for("ready\n");
     let servers = children(started.running.pid());

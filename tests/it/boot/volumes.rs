@@ -31,6 +31,23 @@ impl Data {
 }
 
 #[test]
+fn a_volume_is_free_when_its_machine_is_said_to_be_over() {
+    let Some(host) = Host::find() else { return };
+    let data = Data::new();
+    for round in 0..5 {
+        let script = "cat /d/row 2>/dev/null; echo again > /d/row";
+        let expected = if round == 0 { "" } else { "again\n" };
+        let ended = data.sh(&host, script).options(&["-v", "pg:/d"]).end();
+        ended.is(0, expected, "");
+        let list = data.volume(&["ls", "--format", "json"]);
+        let list: serde_json::Value = serde_json::from_str(&list.stdout).expect("JSON");
+        assert_eq!(list[0]["in_use"], false, "{list}");
+    }
+    let removed = data.volume(&["rm", "pg"]);
+    assert_eq!(removed.code, 0, "{removed:?}");
+}
+
+#[test]
 fn a_volume_keeps_what_was_written() {
     let Some(host) = Host::find() else { return };
     let data = Data::new();

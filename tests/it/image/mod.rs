@@ -2,6 +2,7 @@
 //! Images as the tools of others make and serve them: umoci, skopeo, docker-registry. Each
 //! test has a cache of its own, so that what one removes is no other's.
 
+mod declared;
 mod layers;
 mod registry;
 mod server;

@@ -132,6 +132,70 @@ fn logins_are_those_of_other_tools() {
     cache.bad(&["pull", &name], 1, "cannot be read");
 }
 
+/// A program in PATH that keeps the login of one registry.
+fn helper(folder: &std::path::Path, name: &str, script: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = folder.join(format!("docker-credential-{name}"));
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+}
+
+#[test]
+fn a_login_is_had_of_the_program_that_keeps_it() {
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let Some(registry) = Registry::start(LOGIN) else {
+        return;
+    };
+    let Some(name) = registry.push(sample, "app:1", &["--dest-creds", "user:secret"]) else {
+        return;
+    };
+    let cache = Cache::new();
+    let folder = cache.path().join("helpers");
+    std::fs::create_dir(&folder).expect("a folder");
+    helper(
+        &folder,
+        "good",
+        r#"read -r host; test "$1 $host" = "get $WANTED" || exit 1
+        echo '{"ServerURL":"","Username":"user","Secret":"secret"}'"#,
+    );
+    helper(&folder, "locked", "echo the keychain is locked; exit 1");
+    helper(
+        &folder,
+        "none",
+        "echo credentials not found in native keychain; exit 1",
+    );
+    let pull = |file: serde_json::Value| {
+        std::fs::write(cache.path().join("none.json"), file.to_string()).expect("a file");
+        let mut husk = cache.command(&["pull", "--quiet", &name]);
+        let path = std::env::var("PATH").expect("a PATH");
+        husk.env("PATH", format!("{}:{path}", folder.display()));
+        finish(husk.env("WANTED", &registry.host))
+    };
+    let host = || registry.host.clone();
+    for good in [
+        json!({ "credHelpers": { host(): "good" } }),
+        json!({ "credsStore": "good", "auths": { host(): {} } }),
+        json!({ "credsStore": "good" }),
+        // The one that is named for it comes first.
+        json!({ "credHelpers": { host(): "good" }, "credsStore": "locked" }),
+    ] {
+        let outcome = pull(good.clone());
+        assert_eq!(outcome.code, 0, "{good}: {outcome:?}");
+    }
+    for (helper, says) in [
+        ("locked", "it says: the keychain is locked"),
+        ("gone", "hint: config.json names docker-credential-gone"),
+        ("../good", "a helper's name has letters"),
+        ("none", "hint: log in first"),
+    ] {
+        let outcome = pull(json!({ "credHelpers": { host(): helper } }));
+        assert_eq!(outcome.code, 1, "{helper}: {outcome:?}");
+        assert!(outcome.stderr.contains(says), "{helper}: {outcome:?}");
+    }
+}
+
 #[test]
 fn a_certificate_nobody_vouches_for_is_refused() {
     let Some(sample) = Sample::shared() else {

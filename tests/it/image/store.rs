@@ -96,6 +96,64 @@ fn a_pull_killed_at_any_instant_leaves_a_store_that_is_whole() {
     killed(&["pull", "-q", &name], &name);
 }
 
+/// Two images with a layer in common, of which one goes, again and again.
+fn removed(words: &[&str]) {
+    const KILLS: u32 = 16;
+    let Some(sample) = Sample::shared() else {
+        return;
+    };
+    let base = sample.reference().replace(":app", ":base");
+    let fill = |cache: &Cache| {
+        cache.good(&["import", "-q", &base, "x.io/base:1"]);
+        cache.good(&["import", "-q", &sample.reference(), "x.io/app:1"]);
+        if words[0] == "image" {
+            // A name that moved on leaves blobs behind for the collection.
+            cache.good(&["import", "-q", &base, "x.io/app:1"]);
+        }
+    };
+    let whole = {
+        let cache = Cache::new();
+        fill(&cache);
+        let started = Instant::now();
+        cache.good(words);
+        started.elapsed()
+    };
+    let cache = Cache::new();
+    for kill in 0..KILLS {
+        fill(&cache);
+        let mut husk = cache.command(words);
+        husk.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut husk = husk.spawn().expect("husk starts");
+        // Instants, not a condition: that would be the same one each time.
+        std::thread::sleep(whole * kill / KILLS + Duration::from_micros(u64::from(kill) * 41));
+        husk.kill().expect("killed, or ended");
+        husk.wait().expect("its end");
+        intact(&cache);
+        let names = cache.good(&["images", "-q"]);
+        assert!(names.contains("x.io/base:1\n"), "{names}");
+        // What was kept can be made into a root.
+        cache.good(&["image", "inspect", "x.io/base:1"]);
+    }
+    cache.good(&["rmi", "-f", "x.io/app:1"]);
+    cache.good(&["image", "gc"]);
+    assert_eq!(
+        cache.blobs().len(),
+        3,
+        "a manifest, a configuration, a layer"
+    );
+    intact(&cache);
+}
+
+#[test]
+fn a_removal_killed_at_any_instant_leaves_a_store_that_is_whole() {
+    removed(&["rmi", "-f", "x.io/app:1"]);
+}
+
+#[test]
+fn a_collection_killed_at_any_instant_leaves_a_store_that_is_whole() {
+    removed(&["image", "gc"]);
+}
+
 #[test]
 fn many_imports_at_once_are_one() {
     let Some(sample) = Sample::shared() else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `extract PATH`: a stream of files into a directory, or as the path itself if that is not
-//! there. The stream is the host's; what it does to the guest is the operator's wish.
+//! there. With a further word, `contents`, what comes is what a directory holds, and goes into
+//! the path, which is made. The stream is the host's; what it does to the guest is the operator's wish.
 
 use super::{Trouble, join, path, read_exact};
 use crate::sys::{self, Errno};
@@ -16,7 +17,10 @@ struct Target {
     name: Option<Vec<u8>>,
 }
 
-pub fn run(to: &[u8]) -> Result<bool, Trouble> {
+pub fn run(to: &[u8], contents: bool) -> Result<bool, Trouble> {
+    if contents && sys::facts_behind(&path(to)).is_err() {
+        sys::make_directory(&path(to), 0o755).map_err(|errno| Trouble::at(to, errno))?;
+    }
     let target = target(to)?;
     let mut parser = Parser::new();
     let mut block = [0; BLOCK];

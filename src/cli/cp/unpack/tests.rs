@@ -246,3 +246,27 @@ fn devices_are_left_out_and_streams_that_break_off_told() {
     }
     assert!(unpack(&[0xff; 4096][..], &target).is_err());
 }
+
+#[test]
+fn what_is_remembered_of_directories_is_bounded() {
+    let entry = Entry {
+        name: Vec::new(),
+        kind: Kind::Directory,
+        mode: 0o755,
+        size: 0,
+        mtime: 0,
+        link: Vec::new(),
+    };
+    // The deepest a name can be, with the shortest parts.
+    let parts = vec![OsString::from("d"); MAX_DEPTH];
+    let mut directories = Directories::default();
+    let fits = (0..MAX_ENTRIES).find(|_| directories.remember(&parts, &entry).is_err());
+    let fits = fits.expect("there is an end");
+    assert!(fits > 50_000, "{fits}");
+    let held: usize = directories
+        .list
+        .iter()
+        .map(|(path, ..)| path.capacity())
+        .sum();
+    assert!(held < 2 * MAX_REMEMBERED, "{held}");
+}

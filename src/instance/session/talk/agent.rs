@@ -35,8 +35,11 @@ impl Talk<'_> {
         self.out.clear();
         if self.machine.is_none() {
             let console = String::new();
-            self.verdict
-                .get_or_insert(Err(SessionError::AgentLost { console }));
+            let lost = match self.started {
+                true => SessionError::EndedUnder,
+                false => SessionError::AgentLost { console },
+            };
+            self.verdict.get_or_insert(Err(lost));
             return self.enter(Stage::Over, None);
         }
         if self.verdict.is_none() && matches!(self.stage, Stage::Boot | Stage::Run) {
@@ -84,18 +87,19 @@ impl Talk<'_> {
     fn obey(&mut self, message: Message<'_>) -> Result<(), SessionError> {
         let broken = SessionError::Protocol;
         match message {
-            Message::Hello(hello) if !self.greeting.is_empty() => {
+            Message::Hello(hello) if !self.greeted => {
                 if hello.version != VERSION {
                     return Err(SessionError::Version(hello.version));
                 }
                 self.note(Event::AgentUp(hello));
+                self.greeted = true;
                 self.out.push(&std::mem::take(&mut self.greeting));
                 if self.stage == Stage::Boot {
                     self.enter(Stage::Run, None);
                 }
             }
             // Anything before the greeting is out of order.
-            _ if !self.greeting.is_empty() => return Err(broken(Malformed::Order)),
+            _ if !self.greeted => return Err(broken(Malformed::Order)),
             Message::Started { pid } if !self.started => {
                 self.started = true;
                 self.note(Event::Started { pid });

@@ -2,6 +2,7 @@
 //! The company's side of a session: its input and its wishes.
 
 use super::{MAX_BACKLOG, PATIENCE, Patience, Stage, Talk};
+use crate::control::Request;
 use crate::instance::session::{How, Wish};
 use husk_protocol::{MAX_CHUNK, Message};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ impl Talk<'_> {
 
     fn grant(&mut self, wish: Wish) {
         match wish {
+            Wish::Count => self.ask(&Request::Count),
             Wish::Resize(size) => self.tell(&Message::Resize(size)),
             // A signal before there is a process has nobody to go to; one that would end it
             // ends the machine.

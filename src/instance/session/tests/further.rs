@@ -60,6 +60,7 @@ fn against(
     let session = Session {
         agent: ours,
         start: Start::default(),
+        greeted: false,
         streams: Streams {
             stdin: None,
             stdout: None,
@@ -112,17 +113,18 @@ fn it_ends_with_its_process_and_asks_for_no_shutdown() {
 
 #[test]
 fn an_agent_that_hangs_up_ends_it_at_once() {
-    for said in [
-        frames(&[]),
-        frames(&[hello()]),
-        frames(&[hello(), Message::Started { pid: 9 }]),
-    ] {
+    for said in [frames(&[]), frames(&[hello()])] {
         let (result, _) = against(said, vec![], true);
         assert!(
             matches!(result, Err(SessionError::AgentLost { .. })),
             "{result:?}"
         );
     }
+    // A command that ran was ended by what ended the agent.
+    let running = frames(&[hello(), Message::Started { pid: 9 }]);
+    let error = against(running, vec![], true).0.unwrap_err();
+    assert!(matches!(error, SessionError::EndedUnder), "{error:?}");
+    assert_eq!(error.code(), 137);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::super::{
     Event, How, Limits, Machine, Outcome, Session, SessionError, Signals, Streams, drive,
 };
-use crate::control::{End, MAX_MESSAGE, Report, Request};
+use crate::control::{Counted, End, MAX_MESSAGE, Report, Request};
 use husk_protocol::{Size, Start};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -148,6 +148,8 @@ impl FakeMachine {
                             tail: "the last line".into(),
                         },
                     ),
+                    Request::Save => panic!("a session saves nothing"),
+                    Request::Count => report(&socket, &Report::Counted(Counted::default())),
                     Request::Stop => {
                         *stopped.lock().unwrap() = true;
                         match &child {
@@ -310,6 +312,7 @@ impl Bench {
                 Session {
                     agent,
                     start,
+                    greeted: false,
                     streams,
                     machine: Some(&Control(ours)),
                     company: None,
