@@ -66,7 +66,7 @@ pub fn listen(vcpu: &VcpuFd) -> io::Result<()> {
         }
     };
     let mut mask = SignalMask {
-        len: KERNEL_SET as u32,
+        len: 8,
         set: [0; KERNEL_SET],
     };
     // SAFETY: the kernel's set is the first eight bytes of the C library's (sigset_t is 128).
