@@ -79,6 +79,12 @@ fn place(step: Option<Step>) -> String {
     step.map_or_else(|| "before the first step".to_owned(), |s| s.to_string())
 }
 
+/// Which processor an answer is of.
+#[must_use]
+pub fn processor() -> String {
+    host::processor()
+}
+
 /// May the guest's kernel live in ring 3 on this host, and should it? Takes an open
 /// /dev/kvm, and a few milliseconds where the answer has to be found out.
 pub fn fast_lane(kvm: OwnedFd) -> Result<FastLane, WhyNot> {

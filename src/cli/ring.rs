@@ -2,10 +2,13 @@
 //! Which guest kernel a start uses: what was asked, what this host can do, and which of them
 //! prevailed. Main thread, before anything is opened.
 
+use super::host::runtime_dir;
 use super::output::Problem;
 use crate::probe::{self, FastLane, WhyNot};
 use crate::units::Variant;
 use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::Path;
 
 /// `--guest-ring`, as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -78,8 +81,51 @@ fn decide(asked: Option<GuestRing>, lane: &Lane) -> Result<Choice, Problem> {
     }
 }
 
-/// What this host can do.
+/// What this host can do. That ring 3 does is remembered for as long as the host is up: to
+/// ask takes milliseconds, of which a start has few.
 pub fn lane() -> Lane {
+    let remembered = runtime_dir().join("lane");
+    let key = key();
+    let known = key.as_ref().is_some_and(|key| is_ours(&remembered, key));
+    if known {
+        return Lane::Open;
+    }
+    let lane = find();
+    if let (Lane::Open, Some(key)) = (&lane, key) {
+        // Where it cannot be written down, it is asked again.
+        let _ = remember(&remembered, &key);
+    }
+    lane
+}
+
+/// What an answer holds for: this husk, this boot of this kernel, this processor.
+fn key() -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let version = std::fs::read_to_string("/proc/version").ok()?;
+    let processor = probe::processor();
+    let husk = env!("CARGO_PKG_VERSION");
+    Some(format!("{husk} {processor} {boot}{version}"))
+}
+
+fn is_ours(path: &Path, key: &str) -> bool {
+    let owner = std::fs::symlink_metadata(path).map(|meta| (meta.is_file(), meta.uid()));
+    let uid = nix::unistd::geteuid().as_raw();
+    owner.is_ok_and(|owner| owner == (true, uid))
+        && std::fs::read_to_string(path).is_ok_and(|text| text == key)
+}
+
+fn remember(path: &Path, key: &str) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(path);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let new = path.with_extension(format!("{}", std::process::id()));
+    std::fs::write(&new, key)?;
+    std::fs::rename(new, path)
+}
+
+fn find() -> Lane {
     match ask() {
         Some(Ok(_)) => Lane::Open,
         // Where KVM cannot be opened nothing is promised; opening it for the machine says more.

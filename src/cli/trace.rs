@@ -80,6 +80,8 @@ pub struct Waterfall {
     kernel: Option<Variant>,
     /// Why it is not the fast kind, on a host where it might have been.
     fallback: Option<String>,
+    /// Why there was no template to go on from.
+    no_template: Option<String>,
     round_trips: Option<RoundTrips>,
 }
 
@@ -104,6 +106,11 @@ impl Waterfall {
     /// The kernel is interpreted, and this is why.
     pub fn fell_back(&mut self, why: Option<String>) {
         self.fallback = why;
+    }
+
+    /// The guest is booted, and this is why.
+    pub fn no_template(&mut self, why: String) {
+        self.no_template = Some(why);
     }
 
     /// What the guest's kernel counted, last thing.
@@ -232,6 +239,9 @@ impl Waterfall {
                 printable(&why)
             );
         }
+        if let Some(why) = &self.no_template {
+            let _ = writeln!(text, "{strong}no template{off}: {}", printable(why));
+        }
         if let Some(trips) = self.round_trips {
             let _ = writeln!(text, "{strong}ring-0 round trips:{off}");
             for (_, words, count) in trips.kinds().filter(|(.., count)| *count > 0) {
@@ -252,6 +262,7 @@ impl Waterfall {
             marks: steps,
             variant: self.kernel,
             fallback: self.fallback.as_deref(),
+            no_template: self.no_template.as_deref(),
             round_trips: self.round_trips.as_ref(),
         };
         // Numbers and strings only: there is nothing here that serde could refuse.
@@ -269,6 +280,8 @@ struct Document<'a> {
     variant: Option<Variant>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fallback: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    no_template: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[serde(serialize_with = "by_name")]
     round_trips: Option<&'a RoundTrips>,

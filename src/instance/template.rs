@@ -5,7 +5,7 @@
 //! A template is a folder named by a digest over everything that went into it, so one that no
 //! longer fits is never found. It appears by a rename, whole or not at all.
 
-use super::spawn::{SpawnError, spawn};
+use super::spawn::{SpawnError, Spawned, spawn};
 use crate::config::VmConfig;
 use crate::control::{Report, Request};
 use husk_protocol::{Decoder, Message};
@@ -29,8 +29,8 @@ pub enum TemplateError {
     Folder { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Spawn(#[from] SpawnError),
-    #[error("the template's agent did not answer within {} s", .0.as_secs_f32())]
-    NoAgent(Duration),
+    #[error("the guest's agent did not answer within {} s", .limit.as_secs_f32())]
+    NoAgent { limit: Duration, console: String },
     #[error("the template's machine ended")]
     Ended,
     #[error("the template's machine cannot be saved: {0}")]
@@ -134,9 +134,30 @@ fn save(sitter: Sitter, folder: &Path, patience: Duration) -> Result<(), Templat
             }
         }
     });
+    let result = result.map_err(|error| match error {
+        TemplateError::NoAgent { limit, .. } => TemplateError::NoAgent {
+            limit,
+            console: console(&machine),
+        },
+        other => other,
+    });
     machine.kill();
     let _ = machine.wait();
     result
+}
+
+/// The last lines of a machine that is given up on; nothing, if it does not say.
+fn console(machine: &Spawned) -> String {
+    if machine.control.send(&Request::Console).is_err() {
+        return String::new();
+    }
+    loop {
+        match machine.control.recv() {
+            Ok(Some(Report::Console { tail })) => return tail,
+            Ok(Some(Report::Ended(_)) | None) | Err(_) => return String::new(),
+            Ok(Some(_)) => {}
+        }
+    }
 }
 
 /// Waits for the agent to say that it is there.
@@ -151,7 +172,10 @@ fn greeted(mut agent: &UnixStream, patience: Duration) -> Result<(), TemplateErr
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(TemplateError::NoAgent(patience));
+            return Err(TemplateError::NoAgent {
+                limit: patience,
+                console: String::new(),
+            });
         }
         agent
             .set_read_timeout(Some(left))

@@ -30,6 +30,13 @@ pub fn kind() -> HostKind {
     }
 }
 
+/// Which processor this is: vendor, and its signature (CPUID 0 and 1).
+pub fn processor() -> String {
+    let (vendor, signature) = (__cpuid(0), __cpuid(1).eax);
+    let [a, b, c] = [vendor.ebx, vendor.edx, vendor.ecx];
+    format!("{a:08x}{b:08x}{c:08x}-{signature:08x}")
+}
+
 /// For a kernel that is interpreted: features whose instructions leave KVM at every use, or
 /// move bytes one by one, are hidden from it (KVM shows some of them whatever its CPUID table
 /// says), and block operations are asked of us (`assist`). No speculation happens in

@@ -4,12 +4,13 @@
 use super::RunRequest;
 use super::parts::{CMDLINE, GUEST_CID, agent_initramfs};
 use crate::cli::launch::Opened;
-use crate::cli::output::{Failure, Problem};
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::trace::Waterfall;
 use crate::config::{Begin, Boot, Console, HostFile, HostPort, Restore, VmConfig, Vsock};
 use crate::image::Digest;
 use crate::initramfs;
-use crate::instance::template::{self, Sitter, Template};
+use crate::instance::template::{self, Sitter, Template, TemplateError};
+use crate::probe;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{HOST_PORT, Rebirth};
@@ -38,7 +39,7 @@ pub fn begin(
     kernel: &Kernel<'_>,
     cache: &Path,
     opened: &mut Opened,
-    waterfall: &mut Waterfall,
+    (printer, waterfall): (&Printer, &mut Waterfall),
 ) -> Result<Begin, Failure> {
     if request.cold {
         return Ok(Begin::Boot(boot(kernel, opened)?));
@@ -46,12 +47,24 @@ pub fn begin(
     let key = key(request, kernel)?;
     let place = cache.join("templates");
     let template = match template::find(&place, &key) {
-        Some(found) => found,
+        Some(found) => Ok(found),
         None => {
             let (sitter, opened) = sitter(request, kernel)?;
             let made = template::make(&place, &key, request.timeout, sitter);
             drop(opened);
-            made.context("cannot make a template to start from; --cold does without one")?
+            made
+        }
+    };
+    let template = match template {
+        Ok(template) => template,
+        // The machine itself would take as long to say the same.
+        Err(error) if matches!(error, TemplateError::NoAgent { .. }) => {
+            return Err(no_agent(&error, printer));
+        }
+        // Whatever it is, a boot says more of it, or does without.
+        Err(error) => {
+            waterfall.no_template(error.to_string());
+            return Ok(Begin::Boot(boot(kernel, opened)?));
         }
     };
     let Template {
@@ -70,6 +83,22 @@ pub fn begin(
             fd: opened.keep(memory.into()),
         },
     }))
+}
+
+/// As of a machine that was to be used.
+fn no_agent(error: &TemplateError, printer: &Printer) -> Failure {
+    if let TemplateError::NoAgent { console, .. } = error
+        && !console.trim().is_empty()
+    {
+        printer.talk("husk: the guest's last lines:\n");
+        for line in console.lines() {
+            printer.talk(&format!("  | {}\n", visible(line)));
+        }
+    }
+    Failure {
+        status: ExitStatus::Code(125),
+        problems: vec![Problem::of(error)],
+    }
 }
 
 /// What a restored guest is to do first; `devices` are in its places.
@@ -162,5 +191,15 @@ fn key(request: &RunRequest, kernel: &Kernel<'_>) -> Result<String, Problem> {
     let release = nix::sys::utsname::uname()
         .map_err(|error| Problem::new("cannot learn what the host is").because(&error))?;
     let _ = writeln!(text, "{}", release.release().to_string_lossy());
+    let _ = writeln!(text, "{}", probe::processor());
+    // Native code in ring 3 reads the host's own time stamp counter, which begins anew with
+    // each boot of the host: a guest would see its clock go backwards.
+    if kernel.variant == Some(Variant::Ring3) {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot.map_err(|error| {
+            Problem::new("cannot learn which boot of the host this is").because(&error)
+        })?;
+        let _ = writeln!(text, "{boot}");
+    }
     Ok(Digest::of(text.as_bytes()).short())
 }

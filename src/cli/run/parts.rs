@@ -80,7 +80,7 @@ pub fn gather(
         path: &kernel,
         variant,
     };
-    let begin = begin::begin(request, &kernel, &cache, &mut opened, waterfall)?;
+    let begin = begin::begin(request, &kernel, &cache, &mut opened, (printer, waterfall))?;
     let (bare, agent) = begin::bare(request, begin, &mut opened)?;
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
