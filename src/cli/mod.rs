@@ -36,6 +36,7 @@ mod run;
 mod shape;
 mod stats;
 mod stop;
+mod template;
 mod top;
 mod usage;
 mod volume;
@@ -97,6 +98,7 @@ enum Verb {
     Image(image::ImageArgs),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
+    Template(template::TemplateArgs),
     Doctor(doctor::DoctorArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -140,6 +142,7 @@ impl Verb {
             Self::Image(args) => image::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
+            Self::Template(args) => template::execute(&args, printer),
             Self::Doctor(args) => doctor::execute(&args, printer),
             Self::Completions(args) => completions::execute(&args, printer),
             Self::Man(args) => man::execute(&args, printer),

@@ -36,7 +36,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
         "Images and disks",
         &["pull", "import", "images", "rmi", "image", "volume"],
     ),
-    ("This host", &["doctor", "kernel"]),
+    ("This host", &["doctor", "kernel", "template"]),
     ("Your shell", &["completions", "man"]),
 ];
 

@@ -10,17 +10,25 @@ use crate::config::VmConfig;
 use crate::control::{Report, Request};
 use husk_protocol::{Decoder, Message};
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
+/// What it is of, as `About`.
+const ABOUT: &str = "about.json";
 const LOCK: &str = "lock";
+/// Digits of a key.
+const KEY_DIGITS: usize = 12;
+/// Disk that templates may take before one more is made: each holds what a kernel and an
+/// agent have touched, some 20 MiB.
+const LIMIT: u64 = 1 << 30;
 const NEW: &str = ".new-";
 
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +60,28 @@ pub struct Template {
 pub struct Sitter {
     pub config: VmConfig,
     pub agent: UnixStream,
+    pub about: About,
+}
+
+/// What a template is of, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    pub kernel: PathBuf,
+    pub ring: Option<u8>,
+    pub cpus: u32,
+    pub memory: u64,
+}
+
+/// A template as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub key: String,
+    pub about: About,
+    /// Bytes of disk it takes: what is empty of its memory takes none.
+    pub disk: u64,
+    /// When a machine last began with it.
+    pub used: Option<SystemTime>,
 }
 
 /// The template of this key, if there is one.
@@ -60,6 +90,8 @@ pub fn find(place: &Path, key: &str) -> Option<Template> {
     let path = place.join(key);
     let open = |name| File::open(path.join(name)).ok();
     let (state, memory) = (open(STATE)?, open(MEMORY)?);
+    // What was not used for the longest goes first when there are too many.
+    let _ = state.set_modified(SystemTime::now());
     Some(Template {
         path,
         state,
@@ -92,6 +124,7 @@ pub fn make(
     // Of a husk that was killed here.
     let _ = fs::remove_dir_all(&new);
     DirBuilder::new().mode(0o700).create(&new).map_err(fail)?;
+    evict(place, LIMIT);
     let made =
         save(sitter, &new, patience).and_then(|()| fs::rename(&new, place.join(key)).map_err(fail));
     if let Err(error) = made {
@@ -99,6 +132,86 @@ pub fn make(
         return Err(error);
     }
     find(place, key).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
+}
+
+/// All of them, the one used last first.
+pub fn list(place: &Path) -> Result<Vec<Kept>, TemplateError> {
+    let mut list = Vec::new();
+    let entries = match fs::read_dir(place) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(list),
+        Err(source) => {
+            return Err(TemplateError::Folder {
+                path: place.to_owned(),
+                source,
+            });
+        }
+    };
+    for entry in entries.flatten() {
+        let Ok(key) = entry.file_name().into_string() else {
+            continue;
+        };
+        if is_key(&key) {
+            list.extend(look(&entry.path(), key));
+        }
+    }
+    list.sort_by_key(|kept| std::cmp::Reverse(kept.used));
+    Ok(list)
+}
+
+/// Whether this is how a template is called.
+#[must_use]
+pub fn is_key(text: &str) -> bool {
+    text.len() == KEY_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// None: there is no such template, or not all of it.
+fn look(path: &Path, key: String) -> Option<Kept> {
+    let state = fs::metadata(path.join(STATE)).ok()?;
+    let memory = fs::metadata(path.join(MEMORY)).ok()?;
+    let about = fs::read(path.join(ABOUT)).unwrap_or_default();
+    Some(Kept {
+        key,
+        about: serde_json::from_slice(&about).unwrap_or_default(),
+        disk: (state.blocks() + memory.blocks()) * 512,
+        used: state.modified().ok(),
+    })
+}
+
+/// Removes one; machines that began with it keep what they have. False: there is none.
+pub fn remove(place: &Path, key: &str) -> Result<bool, TemplateError> {
+    let fail = |source| TemplateError::Folder {
+        path: place.to_owned(),
+        source,
+    };
+    if !place.exists() {
+        return Ok(false);
+    }
+    let _lock = lock(place).map_err(fail)?;
+    discard(place, key).map_err(fail)
+}
+
+/// First out of sight, at once, then piece by piece. Under the lock.
+fn discard(place: &Path, key: &str) -> io::Result<bool> {
+    let gone = place.join(format!("{NEW}{key}"));
+    let _ = fs::remove_dir_all(&gone);
+    match fs::rename(place.join(key), &gone) {
+        Ok(()) => fs::remove_dir_all(gone).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes room for one more. Under the lock.
+fn evict(place: &Path, limit: u64) {
+    let mut left = limit;
+    for kept in list(place).unwrap_or_default() {
+        match left.checked_sub(kept.disk) {
+            Some(rest) => left = rest,
+            // One that stays costs disk and nothing else.
+            None => drop(discard(place, &kept.key)),
+        }
+    }
 }
 
 fn lock(place: &Path) -> io::Result<Flock<File>> {
@@ -118,6 +231,11 @@ fn save(sitter: Sitter, folder: &Path, patience: Duration) -> Result<(), Templat
         file.map_err(|source| TemplateError::Folder { path, source })
     };
     let (state, memory) = (create(STATE)?, create(MEMORY)?);
+    let about = create(ABOUT)?;
+    serde_json::to_writer(about, &sitter.about).map_err(|error| TemplateError::Folder {
+        path: folder.to_owned(),
+        source: error.into(),
+    })?;
     let machine = spawn(&sitter.config)?;
     let result = greeted(&sitter.agent, patience).and_then(|()| {
         let files = [state.as_fd(), memory.as_fd()];

@@ -5,11 +5,12 @@ use super::RunRequest;
 use super::parts::{CMDLINE, GUEST_CID, agent_initramfs};
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
+use crate::cli::shape::Shape;
 use crate::cli::trace::Waterfall;
 use crate::config::{Begin, Boot, Console, HostFile, HostPort, Restore, VmConfig, Vsock};
 use crate::image::Digest;
 use crate::initramfs;
-use crate::instance::template::{self, Sitter, Template, TemplateError};
+use crate::instance::template::{self, About, Sitter, Template, TemplateError};
 use crate::probe;
 use crate::units::Variant;
 use anyhow::Context as _;
@@ -18,7 +19,8 @@ use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Changes what a template is beyond what its key says otherwise.
 const FORMAT: u32 = 1;
@@ -27,36 +29,34 @@ const FIXED: usize = 3;
 /// Bytes of a seed for the guest's random generator.
 const SEED: usize = 64;
 
-/// The kernel a machine runs.
-pub struct Kernel<'a> {
-    pub path: &'a Path,
+/// A machine of `husk run` before anything of a service: what a template is made of.
+#[derive(Clone, Copy)]
+pub struct Recipe<'a> {
+    pub kernel: &'a Path,
     pub variant: Option<Variant>,
+    pub shape: Shape,
+    pub jail: bool,
+    /// How long its agent may take.
+    pub timeout: Duration,
 }
 
 /// What the machine begins with, in a machine whose devices have places.
 pub fn begin(
     request: &RunRequest,
-    kernel: &Kernel<'_>,
+    recipe: &Recipe<'_>,
     cache: &Path,
     opened: &mut Opened,
     (printer, waterfall): (&Printer, &mut Waterfall),
 ) -> Result<Begin, Failure> {
     if request.cold {
-        return Ok(Begin::Boot(boot(kernel, opened)?));
+        return Ok(Begin::Boot(boot(recipe, opened)?));
     }
-    let key = key(request, kernel)?;
-    let place = cache.join("templates");
-    let template = match template::find(&place, &key) {
-        Some(found) => Ok(found),
-        None => {
-            let (sitter, opened) = sitter(request, kernel)?;
-            let made = template::make(&place, &key, request.timeout, sitter);
-            drop(opened);
-            made
-        }
-    };
-    let template = match template {
-        Ok(template) => template,
+    let Template {
+        path,
+        state,
+        memory,
+    } = match template(recipe, cache)? {
+        Ok((template, _)) => template,
         // The machine itself would take as long to say the same.
         Err(error) if matches!(error, TemplateError::NoAgent { .. }) => {
             return Err(no_agent(&error, printer));
@@ -64,14 +64,9 @@ pub fn begin(
         // Whatever it is, a boot says more of it, or does without.
         Err(error) => {
             waterfall.no_template(error.to_string());
-            return Ok(Begin::Boot(boot(kernel, opened)?));
+            return Ok(Begin::Boot(boot(recipe, opened)?));
         }
     };
-    let Template {
-        path,
-        state,
-        memory,
-    } = template;
     waterfall.reached("template ready");
     Ok(Begin::Restore(Restore {
         state: HostFile {
@@ -83,6 +78,40 @@ pub fn begin(
             fd: opened.keep(memory.into()),
         },
     }))
+}
+
+/// Where templates are kept.
+pub fn templates(cache: &Path) -> PathBuf {
+    cache.join("templates")
+}
+
+/// The template of this recipe, made if there is none; and whether it was. The outer error is
+/// of what is needed to try.
+pub fn template(
+    recipe: &Recipe<'_>,
+    cache: &Path,
+) -> Result<Result<(Template, bool), TemplateError>, Failure> {
+    let key = key(recipe)?;
+    let place = templates(cache);
+    if let Some(found) = template::find(&place, &key) {
+        return Ok(Ok((found, false)));
+    }
+    let mut opened = Opened::default();
+    let begin = Begin::Boot(boot(recipe, &mut opened)?);
+    let (config, agent) = bare(recipe, "template", begin, &mut opened)?;
+    let about = About {
+        kernel: recipe.kernel.to_owned(),
+        ring: recipe.variant.map(Variant::ring),
+        cpus: recipe.shape.cpus,
+        memory: recipe.shape.memory.bytes(),
+    };
+    let sitter = Sitter {
+        config,
+        agent,
+        about,
+    };
+    let made = template::make(&place, &key, recipe.timeout, sitter);
+    Ok(made.map(|template| (template, true)))
 }
 
 /// As of a machine that was to be used.
@@ -112,14 +141,14 @@ pub fn rebirth(devices: usize) -> io::Result<Rebirth> {
     })
 }
 
-fn boot(kernel: &Kernel<'_>, opened: &mut Opened) -> Result<Boot, Failure> {
+fn boot(recipe: &Recipe<'_>, opened: &mut Opened) -> Result<Boot, Failure> {
     let initrd = HostFile {
         path: "the agent's initramfs".into(),
         fd: opened.keep(agent_initramfs()?.into()),
     };
     Ok(Boot {
-        kernel: opened.file("kernel", kernel.path, false)?,
-        variant: kernel.variant,
+        kernel: opened.file("kernel", recipe.kernel, false)?,
+        variant: recipe.variant,
         initrd: Some(initrd),
         cmdline: CMDLINE.to_owned(),
     })
@@ -128,15 +157,16 @@ fn boot(kernel: &Kernel<'_>, opened: &mut Opened) -> Result<Boot, Failure> {
 /// The machine as every run of this shape has it: nothing in its places. Returns this side
 /// of its agent's connection.
 pub fn bare(
-    request: &RunRequest,
+    recipe: &Recipe<'_>,
+    name: &str,
     begin: Begin,
     opened: &mut Opened,
 ) -> Result<(VmConfig, UnixStream), Failure> {
     let (agent, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
     let config = VmConfig {
-        name: request.image.clone(),
-        cpus: request.shape.cpus,
-        memory: request.shape.memory.bytes(),
+        name: name.to_owned(),
+        cpus: recipe.shape.cpus,
+        memory: recipe.shape.memory.bytes(),
         begin,
         places: true,
         drives: Vec::new(),
@@ -154,38 +184,34 @@ pub fn bare(
         rng: true,
         balloon: true,
         pit: false,
-        jail: request.jail,
+        jail: recipe.jail,
         kvm: opened.kvm()?,
         trace: false,
     };
     Ok((config, agent))
 }
 
-/// The machine that becomes a template, with what it is made of.
-fn sitter(request: &RunRequest, kernel: &Kernel<'_>) -> Result<(Sitter, Opened), Failure> {
-    let mut opened = Opened::default();
-    let begin = Begin::Boot(boot(kernel, &mut opened)?);
-    let (config, agent) = bare(request, begin, &mut opened)?;
-    Ok((Sitter { config, agent }, opened))
-}
-
 /// A digest over all that a template is made of.
-fn key(request: &RunRequest, kernel: &Kernel<'_>) -> Result<String, Problem> {
-    let meta = std::fs::metadata(kernel.path).map_err(|error| {
-        Problem::new(format!("cannot open the kernel, {}", kernel.path.display())).because(&error)
+fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
+    let meta = std::fs::metadata(recipe.kernel).map_err(|error| {
+        Problem::new(format!(
+            "cannot open the kernel, {}",
+            recipe.kernel.display()
+        ))
+        .because(&error)
     })?;
     let mut text = format!("{FORMAT} {} {CMDLINE}\n", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(
         text,
         "{} {} {} {} {} {:?}",
-        kernel.path.display(),
+        recipe.kernel.display(),
         meta.dev(),
         meta.ino(),
         meta.len(),
         meta.mtime_nsec().wrapping_add(meta.mtime()),
-        kernel.variant,
+        recipe.variant,
     );
-    let (cpus, memory) = (request.shape.cpus, request.shape.memory.bytes());
+    let (cpus, memory) = (recipe.shape.cpus, recipe.shape.memory.bytes());
     let _ = writeln!(text, "{cpus} {memory}");
     let _ = writeln!(text, "{}", Digest::of(&initramfs::agent_initramfs()).hex());
     let release = nix::sys::utsname::uname()
@@ -194,7 +220,7 @@ fn key(request: &RunRequest, kernel: &Kernel<'_>) -> Result<String, Problem> {
     let _ = writeln!(text, "{}", probe::processor());
     // Native code in ring 3 reads the host's own time stamp counter, which begins anew with
     // each boot of the host: a guest would see its clock go backwards.
-    if kernel.variant == Some(Variant::Ring3) {
+    if recipe.variant == Some(Variant::Ring3) {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         let boot = boot.map_err(|error| {
             Problem::new("cannot learn which boot of the host this is").because(&error)

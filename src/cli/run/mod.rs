@@ -22,6 +22,7 @@ use anyhow::Context as _;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+pub use begin::{Recipe, template, templates};
 pub use detach::{KeepArgs, keep};
 pub use owner::{find, find_one, place, problem};
 pub use request::{RunRequest, kernel_file, user, variable, workdir};

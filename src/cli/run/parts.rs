@@ -3,7 +3,7 @@
 //! connection; and describes the machine and its command. Main thread.
 
 use super::RunRequest;
-use super::begin::{self, Kernel};
+use super::begin::{self, Recipe};
 use super::declared::Declared;
 use super::network;
 use super::session::window_size;
@@ -76,12 +76,15 @@ pub fn gather(
     drop(bars);
     waterfall.reached("image ready");
 
-    let kernel = Kernel {
-        path: &kernel,
+    let recipe = Recipe {
+        kernel: &kernel,
         variant,
+        shape: request.shape,
+        jail: request.jail,
+        timeout: request.timeout,
     };
-    let begin = begin::begin(request, &kernel, &cache, &mut opened, (printer, waterfall))?;
-    let (bare, agent) = begin::bare(request, begin, &mut opened)?;
+    let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
+    let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
@@ -125,7 +128,7 @@ pub fn gather(
         start,
         opened,
         stop_signal,
-        kernel: kernel.path.to_owned(),
+        kernel,
         variant,
         beside: beside::Plan {
             network: network.user,
