@@ -11,6 +11,7 @@ use crate::control::{Report, Request};
 use husk_protocol::{Decoder, Message};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
@@ -23,6 +24,7 @@ const STATE: &str = "state";
 const MEMORY: &str = "memory";
 /// What it is of, as `About`.
 const ABOUT: &str = "about.json";
+const SEAL: &str = "seal.json";
 const LOCK: &str = "lock";
 /// Digits of a key.
 const KEY_DIGITS: usize = 12;
@@ -73,6 +75,24 @@ pub struct About {
     pub memory: u64,
 }
 
+/// What a template was when it was made: one that is not that any more is none. Its memory is
+/// too much to be read at every start, and is looked at by its length only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seal {
+    state: String,
+    memory: u64,
+}
+
+impl Seal {
+    fn of(state: &[u8], memory: u64) -> Self {
+        let state = Sha256::digest(state);
+        let state = state
+            .iter()
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        Self { state, memory }
+    }
+}
+
 /// A template as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
@@ -84,12 +104,21 @@ pub struct Kept {
     pub used: Option<SystemTime>,
 }
 
-/// The template of this key, if there is one.
+/// The template of this key, if there is one that is whole.
 #[must_use]
 pub fn find(place: &Path, key: &str) -> Option<Template> {
     let path = place.join(key);
     let open = |name| File::open(path.join(name)).ok();
     let (state, memory) = (open(STATE)?, open(MEMORY)?);
+    let seal: Seal = serde_json::from_slice(&fs::read(path.join(SEAL)).ok()?).ok()?;
+    let whole = seal
+        == Seal::of(
+            &fs::read(path.join(STATE)).ok()?,
+            memory.metadata().ok()?.len(),
+        );
+    if !whole {
+        return None;
+    }
     // What was not used for the longest goes first when there are too many.
     let _ = state.set_modified(SystemTime::now());
     Some(Template {
@@ -125,8 +154,11 @@ pub fn make(
     let _ = fs::remove_dir_all(&new);
     DirBuilder::new().mode(0o700).create(&new).map_err(fail)?;
     evict(place, LIMIT);
-    let made =
-        save(sitter, &new, patience).and_then(|()| fs::rename(&new, place.join(key)).map_err(fail));
+    // One that is not whole.
+    let _ = fs::remove_dir_all(place.join(key));
+    let made = save(sitter, &new, patience)
+        .and_then(|()| seal(&new).map_err(fail))
+        .and_then(|()| fs::rename(&new, place.join(key)).map_err(fail));
     if let Err(error) = made {
         let _ = fs::remove_dir_all(&new);
         return Err(error);
@@ -276,6 +308,19 @@ fn console(machine: &Spawned) -> String {
             Ok(Some(_)) => {}
         }
     }
+}
+
+/// Written last, when all else is on the disk.
+fn seal(folder: &Path) -> io::Result<()> {
+    let memory = File::open(folder.join(MEMORY))?;
+    for name in [STATE, ABOUT] {
+        File::open(folder.join(name))?.sync_all()?;
+    }
+    memory.sync_all()?;
+    let seal = Seal::of(&fs::read(folder.join(STATE))?, memory.metadata()?.len());
+    let file = File::create_new(folder.join(SEAL))?;
+    serde_json::to_writer(&file, &seal)?;
+    file.sync_all()
 }
 
 /// Waits for the agent to say that it is there.

@@ -332,6 +332,24 @@ const VERBS: &[Verb] = &[
         rows: &[RING],
     },
     Verb {
+        name: "template ls",
+        rest: &[],
+        code: 1,
+        rows: &[FORMAT],
+    },
+    Verb {
+        name: "template rm",
+        rest: &[],
+        code: 1,
+        rows: &[("KEY", &["", "..", "nothing", "0123456789ab"])],
+    },
+    Verb {
+        name: "template prebuild",
+        rest: &[],
+        code: 1,
+        rows: &[CPUS, MEMORY, RING],
+    },
+    Verb {
         name: "doctor",
         rest: &[],
         code: 1,

@@ -28,6 +28,7 @@ mod shares;
 mod signals;
 mod stock;
 mod streams;
+mod templates;
 mod terminal;
 mod trace;
 mod vanished;
