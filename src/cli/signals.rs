@@ -24,18 +24,46 @@ pub const CAUGHT: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
+/// The real-time signals as programs know them (signal(7)): the C library keeps two.
+const FIRST_REAL_TIME: i32 = 34;
+const LAST: u8 = 64;
+
 /// A signal by name, with or without SIG, or by number.
 pub fn parse(text: &str) -> Result<u8, String> {
-    /// The last real-time signal.
-    const LAST: u8 = 64;
     let upper = text.to_ascii_uppercase();
     let long = format!("SIG{}", upper.trim_start_matches("SIG"));
     let named = || Signal::from_str(&long).ok().map(|signal| signal as i32);
-    let number = text.parse().ok().or_else(named);
+    let number = text
+        .parse()
+        .ok()
+        .or_else(named)
+        .or_else(|| real_time(&long));
     number
         .and_then(|number| u8::try_from(number).ok())
         .filter(|number| (1..=LAST).contains(number))
         .ok_or_else(|| format!("{text}: no such signal; they look like TERM, SIGHUP or 9"))
+}
+
+/// `SIGRTMIN+3`, by which service managers are asked to end, and the like.
+fn real_time(name: &str) -> Option<i32> {
+    let rest = name.strip_prefix("SIGRT")?;
+    let (start, offset) = match (rest.strip_prefix("MIN"), rest.strip_prefix("MAX")) {
+        (Some(offset), _) if offset.is_empty() || offset.starts_with('+') => {
+            (FIRST_REAL_TIME, offset)
+        }
+        (_, Some(offset)) if offset.is_empty() || offset.starts_with('-') => {
+            (i32::from(LAST), offset)
+        }
+        _ => return None,
+    };
+    let offset = match offset {
+        "" => 0,
+        offset => offset.parse().ok()?,
+    };
+    let number = i32::checked_add(start, offset)?;
+    (FIRST_REAL_TIME..=LAST.into())
+        .contains(&number)
+        .then_some(number)
 }
 
 /// While this lives the caught signals are blocked and arrive at its descriptor.
@@ -93,6 +121,12 @@ mod tests {
     fn signals_have_names_and_numbers() {
         for (text, number) in [("TERM", 15), ("sigkill", 9), ("SIGHUP", 1), ("64", 64)] {
             assert_eq!(parse(text), Ok(number), "{text}");
+        }
+        for (text, number) in [("SIGRTMIN+3", 37), ("rtmax-1", 63), ("RTMIN", 34)] {
+            assert_eq!(parse(text), Ok(number), "{text}");
+        }
+        for text in ["RTMIN-1", "RTMIN3", "RTMAX+1", "RTMIN+31", "RTMAX-31", "RT"] {
+            assert!(parse(text).is_err(), "{text}");
         }
         for text in ["", "0", "65", "-1", "NOPE", "SIG", "999999999999"] {
             assert!(parse(text).is_err(), "{text}");

@@ -5,7 +5,8 @@ use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::{find, place, problem};
 use crate::instance::call;
 use crate::instance::desk::{Answer, Ask};
-use crate::instance::record::{Ended, State};
+use crate::instance::journal;
+use crate::instance::record::{Ended, State, now};
 use crate::instance::{Found, Place};
 use anyhow::Context as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -46,13 +47,20 @@ fn end_of(place: &Place, found: &Found) -> Result<Ended, Failure> {
             state: State::Exited(ended),
             ..
         }) => Ok(ended),
-        _ => {
-            let title = found.record.title();
-            Err(Problem::new(format!(
-                "machine '{title}' was killed, and nothing of it is kept"
-            ))
-            .into())
-        }
+        // Between our look and our question it ended, and went as it was to.
+        _ => match journal::end_of(place.path(), &found.record.id) {
+            Some(code) => Ok(Ended {
+                at: now(),
+                code,
+                signal: None,
+                error: None,
+            }),
+            None => {
+                let title = found.record.title();
+                let what = format!("machine '{title}' is gone, and nothing says how it ended");
+                Err(Problem::new(what).into())
+            }
+        },
     }
 }
 

@@ -66,8 +66,45 @@ pub fn reader(place: &Path) -> Reader {
     Reader::of(place, NAMES)
 }
 
+/// The exit code of a machine of which nothing else may be kept, if its end is still told of.
+pub fn end_of(place: &Path, id: &str) -> Option<u8> {
+    let texts = NAMES.map(|name| fs::read(place.join(name)).unwrap_or_default());
+    let mut all = texts.iter().flat_map(|text| entries(text));
+    all.find(|entry| entry.id == id && entry.what == "die")?
+        .code
+}
+
 /// The whole lines of `text`; what is no entry is passed over.
 pub fn entries(text: &[u8]) -> impl Iterator<Item = Entry> {
     text.split(|byte| *byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_found_as_long_as_it_is_told_of() {
+        let place = tempfile::tempdir().expect("a folder");
+        let machine = |id: &str| Record {
+            id: id.to_owned(),
+            ..Record::default()
+        };
+        for (what, id, code) in [
+            ("start", "a", None),
+            ("die", "b", Some(7)),
+            ("kill", "a", Some(9)),
+            ("die", "a", Some(3)),
+            ("remove", "a", None),
+        ] {
+            note(place.path(), what, &machine(id), code);
+        }
+        assert_eq!(end_of(place.path(), "a"), Some(3));
+        assert_eq!(end_of(place.path(), "c"), None);
+        // In the older of the two as well.
+        let [old, path] = NAMES.map(|name| place.path().join(name));
+        fs::rename(path, old).expect("turned");
+        assert_eq!(end_of(place.path(), "b"), Some(7));
+    }
 }

@@ -230,6 +230,10 @@ mod tests {
 
     struct Bin(tempfile::TempDir);
 
+    /// A file that is being written cannot be executed, and a child of another test's that was
+    /// forked meanwhile keeps it open for writing until it executes something itself.
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
     impl Bin {
         fn new() -> Self {
             Self(tempfile::tempdir().unwrap())
@@ -237,6 +241,7 @@ mod tests {
 
         fn file(self, name: &str, content: &str, mode: u32) -> Self {
             use std::os::unix::fs::PermissionsExt;
+            let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
             let path = self.0.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, content).unwrap();
@@ -254,6 +259,7 @@ mod tests {
                 cwd: cwd.into(),
                 ..Start::default()
             };
+            let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
             super::spawn(&start, b"", None, [&null; 3])
         }
 
