@@ -46,6 +46,11 @@ impl Opened {
         Ok(self.keep(file.into()))
     }
 
+    /// For who starts the machine elsewhere.
+    pub fn into_descriptors(self) -> Vec<OwnedFd> {
+        self.0
+    }
+
     /// Another descriptor for the machine, by the number it has there and here.
     pub fn keep(&mut self, fd: OwnedFd) -> RawFd {
         let number = fd.as_raw_fd();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,9 @@ pub struct Sitter {
     pub config: VmConfig,
     pub agent: UnixStream,
     pub about: About,
+    /// Every descriptor the configuration names; closed once the machine has them, so that the
+    /// agent's connection ends with it.
+    pub opened: Vec<OwnedFd>,
 }
 
 /// What a template is of, for people.
@@ -269,6 +272,7 @@ fn save(sitter: Sitter, folder: &Path, patience: Duration) -> Result<(), Templat
         source: error.into(),
     })?;
     let machine = spawn(&sitter.config)?;
+    drop(sitter.opened);
     let result = greeted(&sitter.agent, patience).and_then(|()| {
         let files = [state.as_fd(), memory.as_fd()];
         let sent = machine.control.send_with(&Request::Save, &files);

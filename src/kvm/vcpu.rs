@@ -192,6 +192,19 @@ impl Vcpu {
         super::signal::listen(&self.fd)
     }
 
+    /// Tells the guest that it stood still, where it listens for that: what it takes for a
+    /// stall otherwise is none (KVM_KVMCLOCK_CTRL).
+    pub fn stood_still(&self) {
+        // Refused where the guest has no such clock.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
+    /// Where the guest's page tables put an address; none if nowhere.
+    pub fn translate(&self, address: u64) -> Result<Option<u64>, KvmError> {
+        let found = self.fd.translate_gva(address).named("KVM_TRANSLATE")?;
+        Ok((found.valid != 0).then_some(found.physical_address))
+    }
+
     /// Lets KVM finish what the last exit was about, without entering the guest.
     pub fn finish(&mut self) -> Result<(), KvmError> {
         self.fd.set_kvm_immediate_exit(1);

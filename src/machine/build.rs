@@ -261,6 +261,9 @@ fn restore(
     for (device, transport) in state.devices.iter().zip(transports) {
         transport.restore(device)?;
     }
+    for core in &cores {
+        core.vcpu.stood_still();
+    }
     marks.mark("devices restored");
     Ok((cores, state.variant))
 }

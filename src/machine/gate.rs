@@ -8,6 +8,11 @@
 use crate::arch::state::{CpuState, StateError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// After so long those that did not come are called again: they were in the middle of
+/// something.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// What a vCPU says when it stands still.
 pub type Stopped = Result<Box<CpuState>, StateError>;
@@ -85,16 +90,15 @@ impl Gate {
 
     /// Waits until every vCPU stands still, or `over` says that they never will: one that
     /// ended its machine does not come. Returns their states, by index.
-    pub fn collect(&self, over: impl Fn() -> bool) -> Option<Vec<Stopped>> {
+    pub fn collect(&self, over: impl Fn() -> bool, call: impl Fn()) -> Option<Vec<Stopped>> {
         let mut inside = self.inside();
         while inside.waiting < inside.stopped.len() {
             if over() {
                 return None;
             }
-            let waited = self
-                .changed
-                .wait_timeout(inside, std::time::Duration::from_millis(50));
+            let waited = self.changed.wait_timeout(inside, AGAIN);
             inside = waited.unwrap_or_else(PoisonError::into_inner).0;
+            call();
         }
         let stopped = inside.stopped.iter_mut().map(Option::take);
         stopped.collect()

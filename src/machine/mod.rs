@@ -145,8 +145,9 @@ impl Running {
     /// machine came to its end instead. On the event thread: no device does anything meanwhile.
     pub fn hold(&self) -> Option<Held<'_>> {
         let gate = &self.shared.gate;
-        gate.close(|| self.threads.iter().for_each(signal::call));
-        let held = gate.collect(|| self.end().is_some());
+        let call = || self.threads.iter().for_each(signal::call);
+        gate.close(call);
+        let held = gate.collect(|| self.end().is_some(), call);
         // Opened again also if nobody came in.
         let held = Held {
             running: self,

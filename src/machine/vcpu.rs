@@ -118,6 +118,10 @@ fn stand(core: &mut Core, shared: &Shared) -> Result<(), KvmError> {
     signal::heard();
     // The answer to the last exit is in the guest's registers only after this.
     core.vcpu.finish()?;
+    if !CpuState::is_at_rest(&core.vcpu, &shared.ram)? {
+        // A few instructions further it is; whoever closed the gate calls again.
+        return Ok(());
+    }
     let state = CpuState::save(&core.vcpu, &mut core.xsave, &shared.registers);
     let index = usize::try_from(core.vcpu.index()).unwrap_or(usize::MAX);
     shared.gate.stop(index, state.map(Box::new));

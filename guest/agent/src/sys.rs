@@ -170,6 +170,20 @@ pub fn send(fd: &Fd, bytes: &[u8]) -> Result<usize> {
 pub fn connect_vsock(cid: u32, port: u32) -> Result<Fd> {
     let kind = word(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
     let socket = descriptor(plain(libc::SYS_socket, [word(libc::AF_VSOCK), kind, 0])?);
+    // The clock of a machine that is restored may leap while this waits: patience is counted by
+    // the host. SO_VM_SOCKETS_CONNECT_TIMEOUT of linux/vm_sockets.h, seconds and microseconds.
+    const CONNECT_TIMEOUT: usize = 6;
+    let patience: [i64; 2] = [1_000_000_000, 0];
+    let args = [
+        word(socket.0),
+        word(libc::AF_VSOCK),
+        CONNECT_TIMEOUT,
+        patience.as_ptr().expose_provenance(),
+        size_of_val(&patience),
+        0,
+    ];
+    // SAFETY: the kernel reads `size_of_val` bytes of the two words.
+    unsafe { call(libc::SYS_setsockopt, args) }?;
     let address = vsock_address(cid, port);
     let args = [
         word(socket.0),

@@ -8,6 +8,7 @@
 
 use crate::kvm::xsave::{XsaveBuffer, XsaveError};
 use crate::kvm::{KvmError, Vcpu, Vm};
+use crate::memory::GuestRam;
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, kvm_clock_data, kvm_cpuid_entry2,
@@ -15,6 +16,7 @@ use kvm_bindings::{
     kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use serde::{Deserialize, Serialize};
+use vm_memory::{Bytes as _, GuestAddress};
 
 /// The time stamp counter (SDM vol. 4).
 const MSR_TSC: u32 = 0x10;
@@ -94,6 +96,28 @@ impl CpuState {
             msrs: registers_of(vcpu, registers)?,
             events,
         })
+    }
+
+    /// Whether nothing is on its way into the processor: what KVM has begun to deliver of a
+    /// software interrupt or an exception it does not hand over whole.
+    ///
+    /// KVM says nothing at all of a software exception it is about to deliver, and counts on the
+    /// instruction to be met again; behind one that ran natively, as in ring 3 on a host that
+    /// interprets ring 0, it never is. So nobody is at rest right behind such an instruction.
+    pub fn is_at_rest(vcpu: &Vcpu, ram: &GuestRam) -> Result<bool, KvmError> {
+        const INT3: u8 = 0xcc;
+        const INT: u8 = 0xcd;
+        let events = vcpu.events()?;
+        let exception = events.exception.injected != 0 || events.exception.pending != 0;
+        if exception || events.interrupt.injected != 0 || events.nmi.injected != 0 {
+            return Ok(false);
+        }
+        let before = vcpu.regs()?.rip.wrapping_sub(2);
+        let Some(at) = vcpu.translate(before)? else {
+            return Ok(true);
+        };
+        let bytes: [u8; 2] = ram.read_obj(GuestAddress(at)).unwrap_or_default();
+        Ok(!matches!(bytes, [INT, _] | [_, INT3]))
     }
 
     /// Puts it into a fresh processor, in an order in which nothing undoes what was before:

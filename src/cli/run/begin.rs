@@ -109,6 +109,7 @@ pub fn template(
         config,
         agent,
         about,
+        opened: opened.into_descriptors(),
     };
     let made = template::make(&place, &key, recipe.timeout, sitter);
     Ok(made.map(|template| (template, true)))

@@ -85,6 +85,7 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
         "husk",
         "husk/lock",
         "husk/net",
+        "husk/lane",
         "husk/events",
         "husk/events.1",
     ];
