@@ -7,7 +7,8 @@ use serde_json::Value;
 #[test]
 fn the_trace_tells_every_step_in_order() {
     let Some(host) = Host::find() else { return };
-    let ended = host.run(&["true"]).options(&["--trace=json"]).end();
+    let options = ["--cold", "--trace=json"];
+    let ended = host.run(&["true"]).options(&options).end();
     assert_eq!((ended.code, ended.text().as_str()), (0, ""), "{ended:?}");
     assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
     let trace: Value = serde_json::from_str(&ended.stderr).expect("JSON");
