@@ -4,17 +4,15 @@
 //! and sees them end. Tool side, main thread.
 
 use super::seat::Seat;
-use super::spawn::{Part, SpawnError};
+use super::spawn::{Part, SpawnError, reap};
 use crate::config::Served;
 use crate::config::net::UserNet;
 use crate::control::READY;
 use crate::sys::namespaces::Child;
 use crate::sys::seqpacket::SeqPacket;
-use nix::errno::Errno;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
-use std::os::fd::{AsFd as _, RawFd};
+use std::os::fd::RawFd;
 
 /// Longest complaint taken from a process.
 const MAX_COMPLAINT: usize = 4096;
@@ -182,7 +180,6 @@ impl Drop for Companion {
         if self.end == Parting::Unseen {
             return;
         }
-        let pidfd = || Id::PIDFd(self.child.pidfd.as_fd());
-        while waitid(pidfd(), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+        let _ = reap(&self.child.pidfd);
     }
 }

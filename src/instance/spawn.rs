@@ -77,19 +77,25 @@ impl Spawned {
         let Self { control, pidfd, .. } = self;
         // While somebody could still hear it, it waits to be heard.
         drop(control);
-        while waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) == Err(Errno::EINTR) {}
+        let _ = reap(&pidfd);
     }
 
     /// Waits for the process to be gone and reaps it; returns its exit code, or 128 plus the
     /// signal that killed it.
     pub fn wait(&self) -> io::Result<i32> {
-        loop {
-            match waitid(Id::PIDFd(self.pidfd.as_fd()), WaitPidFlag::WEXITED) {
-                Ok(WaitStatus::Exited(_, code)) => return Ok(code),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+        reap(&self.pidfd)
+    }
+}
+
+/// Waits for a child to be gone and reaps it; its exit code, or 128 plus the signal that
+/// killed it.
+pub(super) fn reap(pidfd: &OwnedFd) -> io::Result<i32> {
+    loop {
+        match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(128 + signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -5,9 +5,10 @@
 use super::RunRequest;
 use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
+use super::session::last_lines;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
-use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
 use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
 use crate::cli::trace::{Mark, Waterfall};
@@ -96,12 +97,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
             problems,
             console,
         }) => {
-            if !console.trim().is_empty() {
-                printer.talk("husk: the guest's last lines:\n");
-                for line in console.lines() {
-                    printer.talk(&format!("  | {}\n", visible(line)));
-                }
-            }
+            last_lines(&console, printer);
             let problem = |told: Told| Problem {
                 what: told.what,
                 causes: told.causes,

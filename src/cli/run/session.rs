@@ -5,6 +5,7 @@
 use super::RunRequest;
 use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
+use crate::cli::guest;
 use crate::cli::host::runtime_dir;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::progress::Waiting;
@@ -13,12 +14,11 @@ use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
 use crate::control::{Report, Request};
 use crate::instance::Control;
-use crate::instance::session::{self, Event, Machine, SessionError, Streams};
+use crate::instance::session::{self, Event, Machine, SessionError};
 use crate::sys::clock;
 use anyhow::Context as _;
 use husk_protocol::{Exit, Size};
 use std::io;
-use std::os::fd::AsFd as _;
 
 impl Machine for Control {
     fn send(&self, request: &Request) -> io::Result<()> {
@@ -50,7 +50,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         seat,
         ..
     } = parts;
-    let streams = streams(request)?;
+    let streams = guest::streams(request.interactive)?;
     let signals = Signals::catch().context("cannot catch signals")?;
     let whole = Whole {
         record,
@@ -109,29 +109,6 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     }
 }
 
-/// The operator's own streams, as descriptors of the session's own.
-fn streams(request: &RunRequest) -> anyhow::Result<Streams> {
-    let stdin = || io::stdin().as_fd().try_clone_to_owned();
-    Ok(Streams {
-        stdin: match request.interactive {
-            true => Some(stdin().context("standard input")?),
-            false => None,
-        },
-        stdout: Some(
-            io::stdout()
-                .as_fd()
-                .try_clone_to_owned()
-                .context("standard output")?,
-        ),
-        stderr: Some(
-            io::stderr()
-                .as_fd()
-                .try_clone_to_owned()
-                .context("standard error")?,
-        ),
-    })
-}
-
 pub fn window_size() -> Option<Size> {
     terminal::window_size().map(|(rows, columns)| Size { columns, rows })
 }
@@ -165,11 +142,17 @@ fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool
 
 /// What went wrong, with the console's last lines where they tell more.
 fn refuse(error: &SessionError, printer: &Printer) -> Result<ExitStatus, Failure> {
-    if let Some(console) = error.console().filter(|text| !text.trim().is_empty()) {
-        printer.talk("husk: the guest's last lines:\n");
-        for line in console.lines() {
-            printer.talk(&format!("  | {}\n", visible(line)));
-        }
-    }
+    last_lines(error.console().unwrap_or_default(), printer);
     Err(owner::failure(error))
+}
+
+/// Shows what the guest's console said last, if it said anything.
+pub fn last_lines(console: &str, printer: &Printer) {
+    if console.trim().is_empty() {
+        return;
+    }
+    printer.talk("husk: the guest's last lines:\n");
+    for line in console.lines() {
+        printer.talk(&format!("  | {}\n", visible(line)));
+    }
 }

@@ -8,13 +8,7 @@ use serde_json::json;
 
 #[test]
 fn what_is_here_does_not_come_again() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
-    let Some(registry) = Registry::start(Kind::default()) else {
-        return;
-    };
-    let Some(name) = registry.push(sample, "app:1", &[]) else {
+    let Some((registry, name)) = Registry::serving(Kind::default(), "app:1", &[]) else {
         return;
     };
     let cache = Cache::new();
@@ -51,13 +45,7 @@ fn what_is_here_does_not_come_again() {
 
 #[test]
 fn one_of_many_platforms_is_chosen() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
-    let Some(registry) = Registry::start(Kind::default()) else {
-        return;
-    };
-    let Some(name) = registry.push(sample, "app:amd64", &[]) else {
+    let Some((registry, name)) = Registry::serving(Kind::default(), "app:amd64", &[]) else {
         return;
     };
     let cache = Cache::new();
@@ -104,13 +92,9 @@ const LOGIN: Kind = Kind {
 
 #[test]
 fn logins_are_those_of_other_tools() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
-    let Some(registry) = Registry::start(LOGIN) else {
-        return;
-    };
-    let Some(name) = registry.push(sample, "app:1", &["--dest-creds", "user:secret"]) else {
+    let Some((registry, name)) =
+        Registry::serving(LOGIN, "app:1", &["--dest-creds", "user:secret"])
+    else {
         return;
     };
     let cache = Cache::new();
@@ -142,13 +126,9 @@ fn helper(folder: &std::path::Path, name: &str, script: &str) {
 
 #[test]
 fn a_login_is_had_of_the_program_that_keeps_it() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
-    let Some(registry) = Registry::start(LOGIN) else {
-        return;
-    };
-    let Some(name) = registry.push(sample, "app:1", &["--dest-creds", "user:secret"]) else {
+    let Some((registry, name)) =
+        Registry::serving(LOGIN, "app:1", &["--dest-creds", "user:secret"])
+    else {
         return;
     };
     let cache = Cache::new();
@@ -221,13 +201,7 @@ fn a_certificate_nobody_vouches_for_is_refused() {
 
 #[test]
 fn a_blob_the_disk_did_not_keep_comes_again() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
-    let Some(registry) = Registry::start(Kind::default()) else {
-        return;
-    };
-    let Some(name) = registry.push(sample, "app:1", &[]) else {
+    let Some((_registry, name)) = Registry::serving(Kind::default(), "app:1", &[]) else {
         return;
     };
     let cache = Cache::new();

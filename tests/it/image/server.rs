@@ -81,6 +81,15 @@ impl Registry {
         self.folder.path().join("cert.pem")
     }
 
+    /// One with the shared sample in it, and its whole name there. `None`, said aloud, where
+    /// what is needed for it is not installed.
+    pub fn serving(kind: Kind, name: &str, options: &[&str]) -> Option<(Self, String)> {
+        let sample = Sample::shared()?;
+        let registry = Self::start(kind)?;
+        let name = registry.push(sample, name, options)?;
+        Some((registry, name))
+    }
+
     /// Fills it by skopeo; what the image is called there.
     pub fn push(&self, sample: &Sample, name: &str, options: &[&str]) -> Option<String> {
         self.copy(&sample.reference(), name, options)

@@ -84,13 +84,7 @@ fn an_import_killed_at_any_instant_leaves_a_store_that_is_whole() {
 
 #[test]
 fn a_pull_killed_at_any_instant_leaves_a_store_that_is_whole() {
-    let Some(sample) = Sample::shared() else {
-        return;
-    };
-    let Some(registry) = Registry::start(Kind::default()) else {
-        return;
-    };
-    let Some(name) = registry.push(sample, "app:1", &[]) else {
+    let Some((_registry, name)) = Registry::serving(Kind::default(), "app:1", &[]) else {
         return;
     };
     killed(&["pull", "-q", &name], &name);
