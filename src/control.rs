@@ -25,9 +25,16 @@ pub enum Request {
     Stop,
     /// Send the console's last lines as a `Report::Console`.
     Console,
-    /// Save the machine as it stands, its state into the first of two empty files that come
-    /// with this message and its memory into the second. It goes on afterwards.
-    Save,
+    /// Save the machine as it stands, into empty files that come with this message: its state,
+    /// its memory, and one for each disk that can be written, in the order of the disks.
+    /// Answered by `Captured` or `Saved`, and after `Captured` always by `Saved`.
+    Save {
+        /// Whether it stands still until it is stopped; else it goes on once it is captured.
+        hold: bool,
+    },
+    /// Let the guest onto its network: until then a machine that was restored sends nothing
+    /// and hears nothing there.
+    Release,
     /// Send what the devices count as a `Report::Counted`.
     Count,
 }
@@ -48,6 +55,9 @@ pub enum Report {
     Note { line: String },
     /// The guest's kernel panicked; the machine ends when the guest resets or is stopped.
     Panicked { message: String },
+    /// The machine stood still and nothing of what it does from now on is in the snapshot,
+    /// whose memory is still being written. `paused`: for how many nanoseconds.
+    Captured { paused: u64 },
     /// What became of a `Save`: nothing, or what was wrong.
     Saved { problem: Option<String> },
     /// The last report.

@@ -73,10 +73,11 @@ impl Desk {
         };
         match request {
             Request::Stop => self.outcome.tell(End::Stopped),
-            Request::Save => {
+            Request::Save { .. } => {
                 let wanted = self.save_wanted.lock();
                 *wanted.unwrap_or_else(PoisonError::into_inner) = Some(files);
             }
+            Request::Release => {}
             Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
             Request::Count => self.count_wanted.store(true, Ordering::Relaxed),
         }

@@ -161,7 +161,12 @@ fn watch(
                     ended.end = Some(end);
                     return Ok(());
                 }
-                Some(Report::Console { .. } | Report::Saved { .. } | Report::Counted(_)) => {}
+                Some(
+                    Report::Console { .. }
+                    | Report::Captured { .. }
+                    | Report::Saved { .. }
+                    | Report::Counted(_),
+                ) => {}
             }
         }
     }

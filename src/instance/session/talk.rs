@@ -402,6 +402,7 @@ impl<'a> Talk<'a> {
         self.note(Event::Report(report.clone()));
         match report {
             Report::Mark { .. }
+            | Report::Captured { .. }
             | Report::Saved { .. }
             | Report::Note { .. }
             | Report::Kernel(_)
