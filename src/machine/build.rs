@@ -82,7 +82,8 @@ pub enum Begin {
 /// A machine that was saved.
 pub struct Saved {
     pub state: File,
-    pub memory: File,
+    /// The oldest first.
+    pub memory: Vec<memory::saved::Layer>,
 }
 
 /// Everything of the host the machine uses, open.

@@ -99,6 +99,8 @@ impl Machine {
 pub struct Held<'a> {
     running: &'a Running,
     cpus: Vec<gate::Stopped>,
+    /// They are to stand still for good.
+    kept: bool,
 }
 
 impl Held<'_> {
@@ -127,11 +129,18 @@ impl Held<'_> {
     pub fn memory(&self) -> &GuestRam {
         &self.running.shared.ram
     }
+
+    /// The machine does nothing any more, until it is stopped.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.running.shared.gate.open();
+        if !self.kept {
+            self.running.shared.gate.open();
+        }
     }
 }
 
@@ -152,6 +161,7 @@ impl Running {
         let held = Held {
             running: self,
             cpus: held.unwrap_or_default(),
+            kept: false,
         };
         (!held.cpus.is_empty()).then_some(held)
     }

@@ -7,7 +7,7 @@ use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::shape::Shape;
 use crate::cli::trace::Waterfall;
-use crate::config::{Begin, Boot, Console, HostFile, HostPort, Restore, VmConfig, Vsock};
+use crate::config::{Begin, Boot, Console, HostFile, HostPort, Layer, Restore, VmConfig, Vsock};
 use crate::image::Digest;
 use crate::initramfs;
 use crate::instance::template::{self, About, Sitter, Template, TemplateError};
@@ -73,10 +73,13 @@ pub fn begin(
             path: path.clone(),
             fd: opened.keep(state.into()),
         },
-        memory: HostFile {
-            path,
-            fd: opened.keep(memory.into()),
-        },
+        memory: vec![Layer {
+            file: HostFile {
+                path,
+                fd: opened.keep(memory.into()),
+            },
+            pages: None,
+        }],
     }))
 }
 

@@ -31,7 +31,7 @@ const MAX_INTERFACE: usize = 15;
 /// MTU of a tap, whose other side is of the operator's making.
 const TAP_MTU: u16 = 1500;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Mode {
     User { open: bool },
     None,
@@ -41,7 +41,7 @@ pub enum Mode {
 }
 
 /// `[IP:]HOST:GUEST[/udp]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Publish {
     pub address: Option<IpAddr>,
     pub host: u16,
@@ -49,7 +49,7 @@ pub struct Publish {
     pub protocol: Protocol,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct NetworkRequest {
     pub mode: Mode,
     pub publish: Vec<Publish>,

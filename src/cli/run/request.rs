@@ -31,7 +31,7 @@ const MAX_NAME: usize = 32;
 const NO_ID: u32 = u32::MAX;
 
 /// A run that can be attempted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunRequest {
     pub image: String,
     pub pull: PullWhen,

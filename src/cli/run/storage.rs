@@ -41,7 +41,7 @@ pub struct StorageArgs {
 }
 
 /// The same, checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Storage {
     pub disk_size: Option<u64>,
     pub mounts: Vec<Attach>,
@@ -49,7 +49,7 @@ pub struct Storage {
     pub iops: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attach {
     pub what: What,
     /// Absolute, without `.` and `..`.
@@ -57,7 +57,7 @@ pub struct Attach {
     pub read_only: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum What {
     Volume(String),
     Directory(PathBuf),
