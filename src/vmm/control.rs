@@ -6,7 +6,7 @@ use super::send;
 use crate::control::{End, MAX_MESSAGE, Report, Request};
 use crate::events::{EventSet, Interest, Source, Token, Watch};
 use crate::machine::{Outcome, Running};
-use crate::memory::saved;
+use crate::memory::saved::{self, Against, Pagemap};
 use crate::sys::seqpacket::SeqPacket;
 use std::error::Error;
 use std::fs::File;
@@ -24,19 +24,21 @@ pub struct Desk {
     console_wanted: AtomicBool,
     save_wanted: Mutex<Option<Vec<OwnedFd>>>,
     count_wanted: AtomicBool,
+    pagemap: Pagemap,
 }
 
 const SOCKET: Token = 0;
 const OUTCOME: Token = 1;
 
 impl Desk {
-    pub fn new(socket: Arc<SeqPacket>, outcome: Arc<Outcome>) -> Arc<Self> {
+    pub fn new(socket: Arc<SeqPacket>, outcome: Arc<Outcome>, pagemap: Pagemap) -> Arc<Self> {
         Arc::new(Self {
             socket,
             outcome,
             console_wanted: AtomicBool::new(false),
             save_wanted: Mutex::default(),
             count_wanted: AtomicBool::new(false),
+            pagemap,
         })
     }
 
@@ -48,7 +50,7 @@ impl Desk {
         let wanted = self.save_wanted.lock();
         let files = wanted.unwrap_or_else(PoisonError::into_inner).take();
         if let Some(files) = files {
-            let problem = save(running, files).err();
+            let problem = save(running, files, &self.pagemap).err();
             let problem = problem.map(|error| super::chain(&*error));
             let _ = send(&self.socket, &Report::Saved { problem });
         }
@@ -93,14 +95,15 @@ impl Desk {
 }
 
 /// The machine stands still meanwhile.
-fn save(running: &Running, files: Vec<OwnedFd>) -> Result<(), Box<dyn Error>> {
+fn save(running: &Running, files: Vec<OwnedFd>, pagemap: &Pagemap) -> Result<(), Box<dyn Error>> {
     let mut files = files.into_iter().map(File::from);
     let (Some(state), Some(memory)) = (files.next(), files.next()) else {
         return Err("there are no files to save to".into());
     };
     let mut held = running.hold().ok_or("the machine came to its end")?;
     held.save()?.write(&state)?;
-    saved::write(held.memory(), &memory)?;
+    let runs = saved::held(held.memory(), pagemap, Against::Zero)?;
+    saved::write(held.memory(), &memory, &runs)?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use crate::devices::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
+use crate::memory::saved::{Layer, Pagemap};
 use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
 use crate::sys::limits;
@@ -116,6 +117,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     let parts = take_parts(&config, inherited)?;
     let disks = parts.drives.iter().map(File::try_clone);
     let disks: Vec<File> = disks.collect::<io::Result<_>>()?;
+    let pagemap = Pagemap::open()?;
     Plan::new(config.jail).enter()?;
     marks.mark("jail entered");
 
@@ -129,7 +131,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     for source in machine.sources() {
         events.add(Arc::clone(source));
     }
-    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome));
+    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome), pagemap);
     events.add(Arc::clone(&desk) as Arc<dyn Source>);
     // What was marked so far is told at the first turn of the loop: each mark wakes a process, and
     // the guest is to start first.
@@ -185,7 +187,10 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
         }),
         Begin::Restore(saved) => machine::Begin::Restore(machine::Saved {
             state: file(&saved.state)?,
-            memory: file(&saved.memory)?,
+            memory: vec![Layer {
+                file: file(&saved.memory)?,
+                runs: None,
+            }],
         }),
     };
     let drives = config
