@@ -20,6 +20,7 @@ use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
+use crate::memory::saved::{self, Layer};
 use crate::memory::{self, GuestRam, MapError};
 use crate::net::Link;
 use crate::units::Variant;
@@ -83,7 +84,7 @@ pub enum Begin {
 pub struct Saved {
     pub state: File,
     /// The oldest first.
-    pub memory: Vec<memory::saved::Layer>,
+    pub memory: Vec<Layer>,
 }
 
 /// Everything of the host the machine uses, open.
@@ -125,13 +126,13 @@ pub fn build(
     on_panic: PanicHook,
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
-    let saved = match &parts.begin {
+    let from = match &parts.begin {
         Begin::Boot(_) => None,
         Begin::Restore(saved) => Some(read_state(saved, config)?),
     };
     let ram = match &parts.begin {
         Begin::Boot(_) => memory::anonymous(config.memory, &layout::HOLE)?,
-        Begin::Restore(saved) => memory::saved::map(&saved.memory, config.memory, &layout::HOLE)?,
+        Begin::Restore(saved) => saved::map(&saved.memory, config.memory, &layout::HOLE)?,
     };
     let ram = Arc::new(ram);
     memory::keep_small(&ram);
@@ -159,7 +160,7 @@ pub fn build(
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
-    let (vcpus, variant) = match (saved, parts.begin) {
+    let (vcpus, variant) = match (from, parts.begin) {
         (Some(state), _) => restore(&vm, host, &state, &board.transports, marks)?,
         (None, Begin::Boot(files)) => load(&vm, config, files, &ram, &slots, marks)?,
         (None, Begin::Restore(_)) => return Err(BuildError::Lines),

@@ -2,7 +2,7 @@
 //! Saves the machine: it stands still while its state is taken and its disks are copied; its
 //! memory is written by a copy of this process, while it goes on. On the event thread.
 
-use crate::machine::{Held, Running};
+use crate::machine::Running;
 use crate::memory::aside;
 use crate::memory::saved::{self, Against, Pagemap};
 use crate::sys::duplicate::duplicate;
@@ -91,7 +91,7 @@ impl Saver {
         }
         let paused = began.elapsed();
         if let Some(mut pages) = pages {
-            pages.write_all(&postcard::to_stdvec(&runs)?)?;
+            pages.write_all(&saved::encode_runs(&runs)?)?;
         }
         Ok(paused)
     }
