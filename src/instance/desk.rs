@@ -87,6 +87,7 @@ pub struct Desk {
     clients: Vec<Client>,
     log: Option<Log>,
     claim: Claim,
+    blueprint: Vec<u8>,
     live: Live,
     wishes: VecDeque<Wish>,
     input: VecDeque<u8>,
@@ -94,8 +95,8 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// `log`: whether the process's output is kept.
-    pub fn open(claim: Claim, log: bool) -> io::Result<Self> {
+    /// `log`: whether the process's output is kept. `blueprint` goes into every snapshot.
+    pub fn open(claim: Claim, log: bool, blueprint: Vec<u8>) -> io::Result<Self> {
         let listener = claim.desk()?;
         listener.set_nonblocking(true)?;
         let log = log.then(|| Log::create(claim.dir())).transpose()?;
@@ -104,6 +105,7 @@ impl Desk {
             clients: Vec::new(),
             log,
             claim,
+            blueprint,
             live: Live::default(),
             wishes: VecDeque::new(),
             input: VecDeque::new(),

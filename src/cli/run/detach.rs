@@ -47,6 +47,7 @@ pub struct KeepArgs {
 struct Parcel {
     place: PathBuf,
     record: Record,
+    blueprint: serde_json::Value,
     config: VmConfig,
     beside: beside::Plan,
     agent: RawFd,
@@ -79,19 +80,22 @@ struct Told {
 pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let mut waterfall = Waterfall::starting(exec);
     let parts = parts::gather(request, printer, &mut waterfall)?;
-    let record = parts::record(request, &parts);
     let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
-    let socket = hand_over(request, parts, record)?;
+    let socket = hand_over(request, parts)?;
+    let id = hear(&socket, printer)?;
+    drop(waiting);
+    printer.data(format!("{id}\n").as_bytes())?;
+    Ok(ExitStatus::Success)
+}
+
+/// Waits for the owner's word; the id of the machine, which runs.
+pub fn hear(socket: &SeqPacket, printer: &Printer) -> Result<String, Failure> {
     let report = socket
         .recv(MAX_REPORT)
         .context("cannot hear from the machine's owner")?;
-    drop(waiting);
     let report = report.and_then(|text| serde_json::from_slice(&text).ok());
     match report {
-        Some(Report::Runs { id }) => {
-            printer.data(format!("{id}\n").as_bytes())?;
-            Ok(ExitStatus::Success)
-        }
+        Some(Report::Runs { id }) => Ok(id),
         Some(Report::Failed {
             code,
             problems,
@@ -113,7 +117,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
 }
 
 /// Starts the owner; returns where its word will come from.
-fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Result<SeqPacket> {
+pub fn hand_over(request: &RunRequest, parts: Parts) -> anyhow::Result<SeqPacket> {
     let (ours, theirs) = SeqPacket::pair().context("cannot make a socket pair")?;
     let mut frame = Vec::new();
     Message::Start(parts.start)
@@ -122,7 +126,8 @@ fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Resu
     let start = memory_file(&frame)?;
     let parcel = Parcel {
         place: runtime_dir(),
-        record,
+        record: parts.record,
+        blueprint: serde_json::to_value(&parts.blueprint)?,
         agent: parts.agent.as_raw_fd(),
         start: start.as_raw_fd(),
         report: theirs.as_fd().as_raw_fd(),
@@ -191,6 +196,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
         config: parcel.config,
         beside: parcel.beside,
         opened,
+        blueprint: serde_json::to_vec(&parcel.blueprint)?,
     };
     let owned = owner::start(&parcel.place, whole);
     let mut owned = match owned {

@@ -2,6 +2,7 @@
 //! `husk run`: a command of an image, in a machine of its own.
 
 mod begin;
+mod blueprint;
 mod declared;
 mod detach;
 mod network;

@@ -91,6 +91,8 @@ pub struct Whole {
     pub beside: beside::Plan,
     /// Holds every descriptor that the others name.
     pub opened: Opened,
+    /// What the machine can be made from again, for those who save it.
+    pub blueprint: Vec<u8>,
 }
 
 /// Writes the machine down as this process's own and starts it. Nothing is left of one that
@@ -101,6 +103,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         mut config,
         beside,
         mut opened,
+        blueprint,
     } = whole;
     let log = record.detached;
     let has_disks = config.drives.iter().any(|drive| !drive.read_only);
@@ -133,7 +136,8 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
             return Err(error.into());
         }
     };
-    let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
+    let mut desk =
+        Desk::open(claim, log, blueprint).context("cannot keep the machine's records")?;
     desk.machine_started(machine.pid);
     if let Err(error) = company.ready() {
         machine.kill();

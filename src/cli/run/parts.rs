@@ -4,11 +4,12 @@
 
 use super::RunRequest;
 use super::begin::{self, Recipe};
+use super::blueprint::{Blueprint, RootId};
 use super::declared::Declared;
 use super::network;
 use super::session::window_size;
-use super::storage;
-pub use super::written::record;
+use super::storage::{self, Disks};
+use super::written::{self, Sources};
 use crate::cli::host::cache_dir;
 use crate::cli::image::{Bars, problem as image_problem};
 use crate::cli::kernel;
@@ -21,6 +22,7 @@ use crate::config::{Begin, Drive, HostFile, VmConfig};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
 use crate::instance::beside;
+use crate::instance::record::Record;
 use crate::instance::seat::Seat;
 use crate::units::Variant;
 use anyhow::Context as _;
@@ -51,16 +53,13 @@ pub struct Parts {
     pub agent: UnixStream,
     pub start: Start,
     pub opened: Opened,
-    /// What ends the command when the machine is asked to stop.
-    pub stop_signal: u8,
-    /// The kernel it runs.
-    pub kernel: PathBuf,
-    pub variant: Option<Variant>,
+    pub record: Record,
     /// What is to run beside the machine.
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
     pub seat: Option<Seat>,
-    pub declared: Declared,
+    /// What the machine can be made from again.
+    pub blueprint: Blueprint,
 }
 
 pub fn gather(
@@ -73,6 +72,7 @@ pub fn gather(
     let mut bars = Bars::new(printer, request.quiet);
     let (kernel, variant) = kernel_of(request, &cache, printer, waterfall)?;
     let root = open_image(request, &cache, &mut bars)?;
+    let root_id = RootId::of(&root, &cache)?;
     drop(bars);
     waterfall.reached("image ready");
 
@@ -88,7 +88,7 @@ pub fn gather(
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
-    let equipment = storage::open(&request.storage, 1, &mut opened)?;
+    let equipment = storage::open(&request.storage, 1, Disks::Own, &mut opened)?;
     let declared = Declared::of(&root.config, request)?;
     let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
@@ -121,21 +121,32 @@ pub fn gather(
         let rebirth = begin::rebirth(devices).context("cannot make a guest's identity")?;
         start.rebirth = Some(Box::new(rebirth));
     }
+    let record = written::record(&Sources {
+        request,
+        config: &config,
+        start: &start,
+        declared: &declared,
+        stop_signal,
+        kernel: &kernel,
+        variant,
+    });
     waterfall.reached("files open");
     Ok(Parts {
         config,
         agent,
         start,
         opened,
-        stop_signal,
-        kernel,
-        variant,
+        record: record.clone(),
         beside: beside::Plan {
             network: network.user,
             shares: equipment.served,
         },
         seat: network.seat,
-        declared,
+        blueprint: Blueprint {
+            request: declared.published(request),
+            record,
+            root: root_id,
+        },
     })
 }
 

@@ -40,15 +40,25 @@ impl session::Signals for Signals {
 pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let mut waterfall = Waterfall::starting(exec);
     let parts = parts::gather(request, printer, &mut waterfall)?;
-    let record = parts::record(request, &parts);
+    attend(request, parts, waterfall, printer)
+}
+
+/// The same of what was gathered otherwise.
+pub fn attend(
+    request: &RunRequest,
+    parts: Parts,
+    mut waterfall: Waterfall,
+    printer: &Printer,
+) -> Result<ExitStatus, Failure> {
     let Parts {
         config,
         agent,
         start,
         opened,
+        record,
         beside,
         seat,
-        ..
+        blueprint,
     } = parts;
     let streams = guest::streams(request.interactive)?;
     let signals = Signals::catch().context("cannot catch signals")?;
@@ -57,6 +67,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         config,
         beside,
         opened,
+        blueprint: serde_json::to_vec(&blueprint).context("cannot describe the machine")?,
     };
     // From here on it goes with what is beside the machine.
     if let Some(seat) = seat {
