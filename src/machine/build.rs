@@ -158,6 +158,9 @@ pub fn build(
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
+    let counters = saved.as_ref().map_or_else(assist::Counters::default, |state| {
+        assist::Counters::restored(&state.counters, &ram)
+    });
     let (vcpus, variant) = match (saved, parts.begin) {
         (Some(state), _) => restore(&vm, host, &state, &board.transports, marks)?,
         (None, Begin::Boot(files)) => load(&vm, config, files, &ram, &slots, marks)?,
@@ -172,7 +175,7 @@ pub fn build(
             outcome: Arc::clone(outcome),
             marks: Arc::clone(marks),
             assisted: host.interprets_ring0(),
-            counters: assist::Counters::default(),
+            counters,
             gate: Gate::new(vcpus.len()),
             registers: vm.saved_msrs()?,
         }),

@@ -120,6 +120,7 @@ impl Held<'_> {
             variant: running.variant,
             cpus,
             board: BoardState::save(&running.vm, running.pit)?,
+            counters: running.shared.counters.save(&running.shared.ram),
             devices,
         })
     }
