@@ -106,7 +106,9 @@ impl Held<'_> {
     pub fn save(&mut self) -> Result<MachineState, StateError> {
         let running = self.running;
         let devices = running.transports.iter().map(|mmio| mmio.save());
-        let devices = devices.collect();
+        let devices = devices
+            .collect::<Result<_, _>>()
+            .map_err(|busy| StateError::Busy(busy.0))?;
         let cpus = std::mem::take(&mut self.cpus).into_iter();
         let mut cpus: Vec<CpuState> = cpus
             .map(|stopped| stopped.map(|state| *state))
