@@ -43,7 +43,7 @@ pub struct Machine {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
-    net: Option<Arc<net::Counters>>,
+    net: Option<Arc<net::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -57,7 +57,7 @@ pub struct Running {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
-    net: Option<Arc<net::Counters>>,
+    net: Option<Arc<net::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -173,7 +173,7 @@ impl Running {
     /// What its devices counted. The guest is asked to say anew how its memory is used: that
     /// is what the next call returns.
     pub fn counted(&self) -> Counted {
-        let traffic = |net: &net::Counters| {
+        let traffic = |net: &net::Control| {
             let ((received_bytes, received_frames), (sent_bytes, sent_frames)) =
                 (net.received(), net.sent());
             Traffic {
