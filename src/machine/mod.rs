@@ -43,7 +43,7 @@ pub struct Machine {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
-    net: Option<Arc<net::Counters>>,
+    net: Option<Arc<net::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -57,7 +57,7 @@ pub struct Running {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
-    net: Option<Arc<net::Counters>>,
+    net: Option<Arc<net::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -108,7 +108,9 @@ impl Held<'_> {
     pub fn save(&mut self) -> Result<MachineState, StateError> {
         let running = self.running;
         let devices = running.transports.iter().map(|mmio| mmio.save());
-        let devices = devices.collect();
+        let devices = devices
+            .collect::<Result<_, _>>()
+            .map_err(|busy| StateError::Busy(busy.0))?;
         let cpus = std::mem::take(&mut self.cpus).into_iter();
         let mut cpus: Vec<CpuState> = cpus
             .map(|stopped| stopped.map(|state| *state))
@@ -122,6 +124,7 @@ impl Held<'_> {
             variant: running.variant,
             cpus,
             board: BoardState::save(&running.vm, running.pit)?,
+            counters: running.shared.counters.save(&running.shared.ram),
             devices,
         })
     }
@@ -180,7 +183,7 @@ impl Running {
     /// What its devices counted. The guest is asked to say anew how its memory is used: that
     /// is what the next call returns.
     pub fn counted(&self) -> Counted {
-        let traffic = |net: &net::Counters| {
+        let traffic = |net: &net::Control| {
             let ((received_bytes, received_frames), (sent_bytes, sent_frames)) =
                 (net.received(), net.sent());
             Traffic {

@@ -61,17 +61,27 @@ pub fn in_order(runs: &[Run], pages: u64) -> bool {
 
 /// Longest list of runs that is read, far more than `map` takes.
 const MAX_LIST: u64 = 1 << 20;
+/// Bytes of one run in a list: its first page and their count, little-endian.
+const RECORD: usize = 16;
 
 /// The list of a layer's runs, as bytes.
-pub fn encode_runs(runs: &[Run]) -> io::Result<Vec<u8>> {
-    postcard::to_stdvec(runs).map_err(io::Error::other)
+#[must_use]
+pub fn encode_runs(runs: &[Run]) -> Vec<u8> {
+    let words = runs.iter().flat_map(|run| [run.start, run.count]);
+    words.flat_map(u64::to_le_bytes).collect()
 }
 
 /// Reads such a list, which may be anything: `map` looks at the runs themselves.
 pub fn read_runs(file: &File) -> io::Result<Vec<Run>> {
     let mut bytes = Vec::new();
     file.take(MAX_LIST).read_to_end(&mut bytes)?;
-    postcard::from_bytes(&bytes).map_err(io::Error::other)
+    let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+    let records = bytes.chunks_exact(RECORD);
+    let run = |record: &[u8]| Run {
+        start: word(&record[..8]),
+        count: word(&record[8..]),
+    };
+    Ok(records.map(run).collect())
 }
 
 /// Adds a run behind the others, to the last one if they are no more than `gap` pages apart.

@@ -91,7 +91,7 @@ impl Saver {
         }
         let paused = began.elapsed();
         if let Some(mut pages) = pages {
-            pages.write_all(&saved::encode_runs(&runs)?)?;
+            pages.write_all(&saved::encode_runs(&runs))?;
         }
         Ok(paused)
     }

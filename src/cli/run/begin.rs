@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Changes what a template is beyond what its key says otherwise.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 4;
 /// Devices every machine of `husk run` has in front of its places: vsock, balloon, entropy.
 const FIXED: usize = 3;
 /// Bytes of a seed for the guest's random generator.
