@@ -7,14 +7,16 @@
 //! does not read what it asked for is let go.
 
 mod attached;
+mod saving;
 
 use super::journal;
 use super::logs::Log;
 use super::place::Claim;
 use super::record::Ended;
-use super::session::{Company, Event, Wish};
+use super::session::{Company, Event, SaveOrder, Saved, Wish};
 use crate::control::{Counted, Report};
 use attached::Attached;
+pub use saving::{BLUEPRINT, Described};
 use husk_protocol::{Exit, Stream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -23,6 +25,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest request: a client of the same user may err, and must not fill memory.
@@ -49,6 +52,15 @@ pub enum Ask {
     /// Answered when the machine is at its end.
     Wait,
     Attach,
+    /// Save the machine into files of this folder, which is empty. Answered when they are
+    /// whole.
+    Save {
+        folder: PathBuf,
+        /// Whether it stands still from then on; else it goes on.
+        hold: bool,
+        /// Of its memory only what is not as it was when it was restored.
+        changes: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +69,10 @@ pub enum Answer {
     Live(Live),
     Ended(Ended),
     Counted(Counted),
+    /// For how many nanoseconds the machine stood still.
+    Saved {
+        paused: u64,
+    },
     Refused(String),
 }
 
@@ -78,6 +94,8 @@ enum Client {
     Waiting(UnixStream),
     /// For what the machine's devices counted.
     Counting(UnixStream),
+    /// For its snapshot to be whole.
+    Saving(UnixStream),
     Attached(Box<Attached>),
     Gone,
 }
@@ -87,7 +105,7 @@ pub struct Desk {
     clients: Vec<Client>,
     log: Option<Log>,
     claim: Claim,
-    blueprint: Vec<u8>,
+    described: Described,
     live: Live,
     wishes: VecDeque<Wish>,
     input: VecDeque<u8>,
@@ -95,8 +113,8 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// `log`: whether the process's output is kept. `blueprint` goes into every snapshot.
-    pub fn open(claim: Claim, log: bool, blueprint: Vec<u8>) -> io::Result<Self> {
+    /// `log`: whether the process's output is kept. `described` goes into every snapshot.
+    pub fn open(claim: Claim, log: bool, described: Described) -> io::Result<Self> {
         let listener = claim.desk()?;
         listener.set_nonblocking(true)?;
         let log = log.then(|| Log::create(claim.dir())).transpose()?;
@@ -105,7 +123,7 @@ impl Desk {
             clients: Vec::new(),
             log,
             claim,
-            blueprint,
+            described,
             live: Live::default(),
             wishes: VecDeque::new(),
             input: VecDeque::new(),
@@ -136,7 +154,7 @@ impl Desk {
         let until = Instant::now() + FAREWELL;
         for client in std::mem::take(&mut self.clients) {
             match client {
-                Client::Counting(stream) => {
+                Client::Counting(stream) | Client::Saving(stream) => {
                     let why = "the machine is at its end".to_owned();
                     let _ = tell(&stream, &Answer::Refused(why));
                 }
@@ -194,6 +212,18 @@ impl Desk {
                 self.clients[place] = Client::Counting(stream);
                 self.wishes.push_back(Wish::Count);
             }
+            Ask::Save {
+                folder,
+                hold,
+                changes,
+            } => match self.order(&folder, hold, changes) {
+                Ok(order) => {
+                    note("snapshot", None);
+                    self.clients[place] = Client::Saving(stream);
+                    self.wishes.push_back(Wish::Save(order));
+                }
+                Err(why) => drop(tell(&stream, &Answer::Refused(why))),
+            },
             Ask::Attach if self.live.guest_pid.is_none() || self.live.exited => {
                 let why = "its command does not run".to_owned();
                 let _ = tell(&stream, &Answer::Refused(why));
@@ -207,6 +237,23 @@ impl Desk {
                 }
             }
         }
+    }
+
+    fn order(&self, folder: &Path, hold: bool, changes: bool) -> Result<SaveOrder, String> {
+        let saving = |client: &Client| matches!(client, Client::Saving(_));
+        if self.live.guest_pid.is_none() || self.live.exited {
+            return Err("its command does not run".into());
+        }
+        if self.clients.iter().any(saving) {
+            return Err("another snapshot of it is being made".into());
+        }
+        if changes && !self.described.restored {
+            return Err("it was not restored from a snapshot, so there is nothing its changes \
+                        could be kept apart from"
+                .into());
+        }
+        let order = self.described.order(folder, hold, changes);
+        order.map_err(|error| format!("cannot make the snapshot's files: {error}"))
     }
 
     /// What an attached client typed and wished.
@@ -234,7 +281,7 @@ impl Company for Desk {
         for client in &self.clients {
             list.push(match client {
                 Client::Asking(stream, _) => (stream.as_fd(), PollFlags::POLLIN),
-                Client::Waiting(stream) | Client::Counting(stream) => {
+                Client::Waiting(stream) | Client::Counting(stream) | Client::Saving(stream) => {
                     (stream.as_fd(), PollFlags::POLLIN)
                 }
                 Client::Attached(attached) => attached.watched(self.input.len() < MAX_INPUT),
@@ -306,6 +353,7 @@ impl Company for Desk {
             }
             Event::Exited(exit) => self.exited(*exit),
             Event::Report(Report::Counted(counted)) => self.counted(counted),
+            Event::Saved(result) => self.saved(result),
             Event::AgentUp(_) | Event::KernelLog(_) | Event::Report(_) => {}
         }
     }
@@ -317,6 +365,21 @@ impl Desk {
         for client in &mut self.clients {
             if let Client::Counting(stream) = client {
                 let _ = tell(stream, &Answer::Counted(*counted));
+                *client = Client::Gone;
+            }
+        }
+    }
+
+    fn saved(&mut self, result: &Result<Saved, String>) {
+        let answer = match result {
+            Ok(saved) => Answer::Saved {
+                paused: saved.paused,
+            },
+            Err(why) => Answer::Refused(why.clone()),
+        };
+        for client in &mut self.clients {
+            if let Client::Saving(stream) = client {
+                let _ = tell(stream, &answer);
                 *client = Client::Gone;
             }
         }
@@ -336,7 +399,10 @@ impl Client {
     /// Reads what came. True if `ask` holds a request now.
     fn hear(&mut self, ask: &mut Vec<u8>) -> bool {
         let stream = match self {
-            Self::Asking(stream, _) | Self::Waiting(stream) | Self::Counting(stream) => &*stream,
+            Self::Asking(stream, _)
+            | Self::Waiting(stream)
+            | Self::Counting(stream)
+            | Self::Saving(stream) => &*stream,
             Self::Attached(_) | Self::Gone => return false,
         };
         let mut buffer = [0; MAX_REQUEST];

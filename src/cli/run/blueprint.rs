@@ -6,6 +6,7 @@ use super::RunRequest;
 use crate::cli::output::Problem;
 use crate::image::RootFs;
 use crate::instance::record::Record;
+use crate::snapshot::Parent;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,6 +20,8 @@ pub struct Blueprint {
     /// What was written down of it.
     pub record: Record,
     pub root: RootId,
+    /// The snapshot it went on from, of those that have a name.
+    pub parent: Option<Parent>,
 }
 
 /// Which root it has. A guest that goes on knows its root's blocks: it must be the same.

@@ -3,12 +3,16 @@
 
 mod begin;
 mod blueprint;
+mod changes;
 mod declared;
-mod detach;
+pub mod detach;
+mod identity;
 mod network;
 mod owner;
 mod parts;
 mod request;
+mod restore;
+mod saving;
 mod session;
 pub mod storage;
 mod written;
@@ -24,8 +28,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use begin::{Recipe, template, templates};
-pub use detach::{KeepArgs, keep};
+pub use blueprint::Blueprint;
+pub use changes::{Changes, ChangesArgs};
+pub use detach::{self as detached, KeepArgs, keep};
 pub use owner::{find, find_one, place, problem};
+pub use restore::{Saved, elsewhere, gather as restored};
+pub use saving::{How, save};
+pub use session::attend;
 pub use request::{RunRequest, kernel_file, user, variable, workdir};
 
 /// Headings of the long help.

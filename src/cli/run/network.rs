@@ -9,6 +9,7 @@ use crate::config::net::{
     Addresses, Destination, MAX_PUBLISHED, MAX_RULES, MacAddr, Membership, Net, NetLink, Protocol,
     Published, Rule, UserNet,
 };
+use crate::instance::record::Port;
 use crate::instance::seat::{Seat, SeatError};
 use crate::net::Frames;
 use crate::sys::tap;
@@ -47,6 +48,17 @@ pub struct Publish {
     pub host: u16,
     pub guest: u16,
     pub protocol: Protocol,
+}
+
+impl From<&Publish> for Port {
+    fn from(publish: &Publish) -> Self {
+        Self {
+            address: publish.address,
+            host: publish.host,
+            guest: publish.guest,
+            protocol: publish.protocol,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -182,7 +194,7 @@ fn plain(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-fn publish(text: &str) -> Result<Publish, Problem> {
+pub fn publish(text: &str) -> Result<Publish, Problem> {
     let bad = |why: &str| {
         Problem::new(format!("--publish {text}: {why}"))
             .hint("it looks like 8080:80, 0.0.0.0:8080:80, [::1]:8080:80 or 5353:53/udp")

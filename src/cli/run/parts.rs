@@ -8,7 +8,7 @@ use super::blueprint::{Blueprint, RootId};
 use super::declared::Declared;
 use super::network;
 use super::session::window_size;
-use super::storage::{self, Disks};
+use super::storage::{self, Disks, Storage};
 use super::written::{self, Sources};
 use crate::cli::host::cache_dir;
 use crate::cli::image::{Bars, problem as image_problem};
@@ -24,6 +24,7 @@ use crate::initramfs;
 use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::seat::Seat;
+use crate::instance::session::Opening;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, LogRecord, Root, Start, Terminal};
@@ -51,7 +52,7 @@ pub struct Parts {
     pub config: VmConfig,
     /// Our end of the agent's connection.
     pub agent: UnixStream,
-    pub start: Start,
+    pub opening: Opening,
     pub opened: Opened,
     pub record: Record,
     /// What is to run beside the machine.
@@ -99,18 +100,9 @@ pub fn gather(
     // What is typed may lie in what the image declares, and not the other way round.
     start.mounts = declared.mounts();
     start.mounts.extend(equipment.mounts);
-    let mut drives = vec![Drive {
-        file: HostFile {
-            path: root.path,
-            fd: opened.keep(root.file.into()),
-        },
-        read_only: true,
-        bps: request.storage.bps,
-        iops: request.storage.iops,
-    }];
-    drives.extend(equipment.drives);
+    let file = (root.file, root.path);
     let config = VmConfig {
-        drives,
+        drives: drives(file, equipment.drives, &request.storage, &mut opened),
         shares: equipment.shares,
         net: network.card,
         trace: request.trace.is_some(),
@@ -134,7 +126,7 @@ pub fn gather(
     Ok(Parts {
         config,
         agent,
-        start,
+        opening: Opening::Start(start),
         opened,
         record: record.clone(),
         beside: beside::Plan {
@@ -146,8 +138,28 @@ pub fn gather(
             request: declared.published(request),
             record,
             root: root_id,
+            parent: None,
         },
     })
+}
+
+/// The root's disk, and behind it the others.
+pub fn drives(
+    (file, path): (File, PathBuf),
+    others: Vec<Drive>,
+    storage: &Storage,
+    opened: &mut Opened,
+) -> Vec<Drive> {
+    let root = Drive {
+        file: HostFile {
+            path,
+            fd: opened.keep(file.into()),
+        },
+        read_only: true,
+        bps: storage.bps,
+        iops: storage.iops,
+    };
+    std::iter::once(root).chain(others).collect()
 }
 
 /// The kernel's file, and what it must be. One the operator brings says itself which ring it

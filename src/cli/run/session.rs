@@ -53,7 +53,7 @@ pub fn attend(
     let Parts {
         config,
         agent,
-        start,
+        opening,
         opened,
         record,
         beside,
@@ -67,7 +67,7 @@ pub fn attend(
         config,
         beside,
         opened,
-        blueprint: serde_json::to_vec(&blueprint).context("cannot describe the machine")?,
+        blueprint,
     };
     // From here on it goes with what is beside the machine.
     if let Some(seat) = seat {
@@ -86,7 +86,7 @@ pub fn attend(
     ));
     let operator = Operator {
         agent,
-        start,
+        opening,
         streams,
         signals: &signals,
         timeout: request.timeout,
