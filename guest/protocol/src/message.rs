@@ -10,10 +10,6 @@ use core::net::IpAddr;
 
 /// One message of either direction; the arrow says which side sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one Start in a session, and a box costs the agent more"
-)]
 pub enum Message<'a> {
     /// agent → host, first: the agent is up and can take a `Start`.
     Hello(Hello),
