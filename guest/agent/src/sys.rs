@@ -385,6 +385,11 @@ pub fn kill(pid: i32, signal: u8) -> Result<()> {
     plain(libc::SYS_kill, [word(pid), signal.into(), 0]).map(drop)
 }
 
+/// The process group of a process; 0 of those that are the kernel's own.
+pub fn group_of(pid: i32) -> Result<usize> {
+    plain(libc::SYS_getpgid, [word(pid), 0, 0])
+}
+
 pub fn own_pid() -> usize {
     plain(libc::SYS_getpid, [0; 3]).unwrap_or(0)
 }
