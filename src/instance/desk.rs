@@ -16,10 +16,10 @@ use super::record::Ended;
 use super::session::{Company, Event, SaveOrder, Saved, Wish};
 use crate::control::{Counted, Report};
 use attached::Attached;
-pub use saving::{BLUEPRINT, Described};
 use husk_protocol::{Exit, Stream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
+pub use saving::{BLUEPRINT, Described};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
@@ -248,9 +248,11 @@ impl Desk {
             return Err("another snapshot of it is being made".into());
         }
         if changes && !self.described.restored {
-            return Err("it was not restored from a snapshot, so there is nothing its changes \
+            return Err(
+                "it was not restored from a snapshot, so there is nothing its changes \
                         could be kept apart from"
-                .into());
+                    .into(),
+            );
         }
         let order = self.described.order(folder, hold, changes);
         order.map_err(|error| format!("cannot make the snapshot's files: {error}"))

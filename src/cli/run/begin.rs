@@ -14,9 +14,8 @@ use crate::instance::template::{self, About, Sitter, Template, TemplateError};
 use crate::probe;
 use crate::units::Variant;
 use anyhow::Context as _;
-use husk_protocol::{HOST_PORT, Rebirth};
+use husk_protocol::HOST_PORT;
 use std::fmt::Write as _;
-use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,8 +25,6 @@ use std::time::Duration;
 const FORMAT: u32 = 4;
 /// Devices every machine of `husk run` has in front of its places: vsock, balloon, entropy.
 const FIXED: usize = 3;
-/// Bytes of a seed for the guest's random generator.
-const SEED: usize = 64;
 
 /// A machine of `husk run` before anything of a service: what a template is made of.
 #[derive(Clone, Copy)]
@@ -134,15 +131,10 @@ fn no_agent(error: &TemplateError, printer: &Printer) -> Failure {
     }
 }
 
-/// What a restored guest is to do first; `devices` are in its places.
-pub fn rebirth(devices: usize) -> io::Result<Rebirth> {
-    let mut seed = vec![0; SEED];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let names = (FIXED..FIXED + devices).map(|index| format!("virtio-mmio.{index}"));
-    Ok(Rebirth {
-        seed,
-        devices: names.collect(),
-    })
+/// Of a machine with this many devices in its places.
+pub fn devices(count: usize) -> Vec<String> {
+    let names = (FIXED..FIXED + count).map(|index| format!("virtio-mmio.{index}"));
+    names.collect()
 }
 
 fn boot(recipe: &Recipe<'_>, opened: &mut Opened) -> Result<Boot, Failure> {

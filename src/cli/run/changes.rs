@@ -99,7 +99,9 @@ impl Changes {
         request.vsock = None;
         request.labels.extend(self.labels);
         let called = self.hostname.or_else(|| self.name.clone());
-        request.hostname = called.or_else(|| request.hostname.take()).or_else(|| request.name.take());
+        request.hostname = called
+            .or_else(|| request.hostname.take())
+            .or_else(|| request.name.take());
         request.name = self.name;
         if !self.publish.is_empty() {
             if !matches!(request.network.mode, Mode::User { .. } | Mode::Private(_)) {

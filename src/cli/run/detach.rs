@@ -85,11 +85,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
 }
 
 /// The same of what was gathered otherwise.
-pub fn leave(
-    request: &RunRequest,
-    parts: Parts,
-    printer: &Printer,
-) -> Result<ExitStatus, Failure> {
+pub fn leave(request: &RunRequest, parts: Parts, printer: &Printer) -> Result<ExitStatus, Failure> {
     let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
     let socket = hand_over(request, parts)?;
     let id = hear(&socket, printer)?;

@@ -32,10 +32,10 @@ pub use blueprint::Blueprint;
 pub use changes::{Changes, ChangesArgs};
 pub use detach::{self as detached, KeepArgs, keep};
 pub use owner::{find, find_one, place, problem};
+pub use request::{RunRequest, kernel_file, user, variable, workdir};
 pub use restore::{Saved, elsewhere, gather as restored};
 pub use saving::{How, save};
 pub use session::attend;
-pub use request::{RunRequest, kernel_file, user, variable, workdir};
 
 /// Headings of the long help.
 const COMMAND: &str = "The command";

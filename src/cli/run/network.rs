@@ -378,16 +378,17 @@ fn over_tap(
         tap::join(bridge, &interface).map_err(|error| about(&error))?;
     }
     tap::raise(&interface).map_err(|error| about(&error))?;
-    let [a, b, c, ..] = crate::net::user::random().to_le_bytes();
+    let mac = own_mac();
     Ok(Gathered {
         card: Some(Net {
-            mac: MacAddr([0x02, 0x68, 0x75, a, b, c]),
+            mac,
             mtu: TAP_MTU,
             bps,
             link: NetLink::Tap(opened.keep(fd)),
         }),
         guest: Some(guest::Network {
             interface: "eth0".into(),
+            mac: mac.0,
             mtu: 0,
             addresses: Vec::new(),
             gateways: Vec::new(),
@@ -406,7 +407,11 @@ fn over_stack(
 ) -> Result<Gathered, Failure> {
     let addresses = match &private {
         Some(member) => Addresses::member(member.number),
-        None => Addresses::ALONE,
+        // Ids that programs make of it (RFC 9562, 5.1) are to differ between machines.
+        None => Addresses {
+            guest_mac: own_mac(),
+            ..Addresses::ALONE
+        },
     };
     let (ours, theirs) = Frames::pair().context("cannot make a link for the guest")?;
     let mut published = Vec::new();
@@ -438,6 +443,12 @@ fn over_stack(
     })
 }
 
+/// An address no other interface has: locally administered, and else by chance.
+fn own_mac() -> MacAddr {
+    let [a, b, c, ..] = crate::net::user::random().to_le_bytes();
+    MacAddr([0x02, 0x68, 0x75, a, b, c])
+}
+
 /// What the guest's agent is told.
 fn place_of(addresses: &Addresses, request: &RunRequest) -> guest::Network {
     let (gateway4, gateway6) = (addresses.gateway4, addresses.gateway6);
@@ -450,6 +461,7 @@ fn place_of(addresses: &Addresses, request: &RunRequest) -> guest::Network {
     }
     guest::Network {
         interface: "eth0".into(),
+        mac: addresses.guest_mac.0,
         mtu: addresses.mtu,
         addresses: vec![
             guest::Address {

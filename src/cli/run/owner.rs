@@ -12,7 +12,9 @@ use crate::config::VmConfig;
 use crate::instance::beside::{self, Beside};
 use crate::instance::desk::{Described, Desk};
 use crate::instance::record::{Ended, Record, now};
-use crate::instance::session::{self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams};
+use crate::instance::session::{
+    self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
+};
 use crate::instance::{self, Found, Place, PlaceError, Spawned};
 use anyhow::Context as _;
 use husk_protocol::Exit;

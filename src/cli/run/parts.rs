@@ -6,6 +6,7 @@ use super::RunRequest;
 use super::begin::{self, Recipe};
 use super::blueprint::{Blueprint, RootId};
 use super::declared::Declared;
+use super::identity;
 use super::network;
 use super::session::window_size;
 use super::storage::{self, Disks, Storage};
@@ -110,7 +111,10 @@ pub fn gather(
     };
     if let Begin::Restore(_) = config.begin {
         let devices = config.drives.len() + config.shares.len() + usize::from(config.net.is_some());
-        let rebirth = begin::rebirth(devices).context("cannot make a guest's identity")?;
+        // Name and network are in the start itself.
+        let mut rebirth =
+            identity::of("", None).context("cannot make a machine's identity")?;
+        rebirth.devices = begin::devices(devices);
         start.rebirth = Some(Box::new(rebirth));
     }
     let record = written::record(&Sources {

@@ -53,8 +53,16 @@ impl Saved {
         Ok(Self {
             path: self.path.clone(),
             state: copy(&self.state)?,
-            memory: self.memory.iter().map(layer).collect::<std::io::Result<_>>()?,
-            disks: self.disks.iter().map(copy).collect::<std::io::Result<_>>()?,
+            memory: self
+                .memory
+                .iter()
+                .map(layer)
+                .collect::<std::io::Result<_>>()?,
+            disks: self
+                .disks
+                .iter()
+                .map(copy)
+                .collect::<std::io::Result<_>>()?,
             blueprint: self.blueprint.clone(),
             parent: self.parent.clone(),
         })
@@ -151,7 +159,10 @@ fn record(request: &RunRequest, saved: &Record) -> Record {
         detached: request.detach,
         remove: request.remove,
         jail: request.jail,
-        hostname: request.hostname.clone().unwrap_or_else(|| saved.hostname.clone()),
+        hostname: request
+            .hostname
+            .clone()
+            .unwrap_or_else(|| saved.hostname.clone()),
         vsock: None,
         ports,
         ..saved.clone()

@@ -41,8 +41,10 @@ pub fn save(found: &Found, folder: &Path, how: How) -> Result<(Duration, Bluepri
             Ok((Duration::from_nanos(paused), blueprint))
         }
         Ok(Answer::Refused(why)) => Err(Problem::new(format!("{}: {why}", about()))),
-        Ok(_) => Err(Problem::new(format!("{}: its owner says something else", about()))
-            .hint("it was started by another version of husk")),
+        Ok(_) => Err(
+            Problem::new(format!("{}: its owner says something else", about()))
+                .hint("it was started by another version of husk"),
+        ),
         Err(error) => Err(Problem::new(about()).because(&error)),
     }
 }
