@@ -410,6 +410,17 @@ pub(super) fn state_of(file: &File, manifest: &Manifest) -> Result<(), Fault> {
         .map_err(|errno| Fault::Read(errno.into()))
 }
 
+/// Whether the files of a folder that has no name yet fit each other: their digests are known
+/// to.
+pub(super) fn check_alone(folder: &Path, manifest: &Manifest) -> Result<(), Fault> {
+    state_of(&open(folder, STATE)?, manifest)?;
+    if manifest.parent.is_some() {
+        let pages = manifest.machine.memory / PAGE;
+        pages::read(open(folder, PAGES)?, MAX_PAGES, pages).map_err(Fault::Pages)?;
+    }
+    Ok(())
+}
+
 /// A file of a folder, which is one and no link.
 fn open(folder: &Path, name: &str) -> Result<File, Fault> {
     let mut options = File::options();
