@@ -11,7 +11,7 @@ use super::draft::Draft;
 use super::error::{Fault, SnapshotError, failed};
 use super::format::{Entry, FormatFault, MAX_MANIFEST, Manifest, is_name, is_sparse};
 use super::pages::{self, PAGE, Run};
-use super::store::{DIGEST, MANIFEST, Store, check_alone};
+use super::store::{DIGEST, MANIFEST, Store, Trust, check_alone};
 use super::verify::each_page;
 use crate::image::{Digest, LOOK, room, unzstd};
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
@@ -23,9 +23,11 @@ use std::path::PathBuf;
 /// Of a sparse file: which pages follow, and those.
 const MAP: &str = ".map";
 const DATA: &str = ".data";
-/// Longest map: of a memory or disk of 1 TiB every second page of which is a hole. Stops a
-/// map from being larger than what there is memory for.
-const MAX_MAP: u64 = 2 << 30;
+/// Most runs of a map, a page of each of which would be 16 GiB. Stops a map, which is read into
+/// memory, from filling that; a file with more of them is sent with some of its zeros.
+const MAX_RUNS: usize = 4 << 20;
+/// Bytes of one run.
+const RUN: u64 = 16;
 /// Length of the digest's file.
 const DIGEST_LENGTH: u64 = 72;
 /// Bytes copied at a time.
@@ -57,7 +59,7 @@ impl Store {
         let lock = self.shared(name)?;
         let fail = |fault| SnapshotError::fault(name, fault);
         let (manifest, digest, bytes) = self.manifest(name).map_err(fail)?;
-        let files = self.open_files(name, &manifest, |_| true);
+        let files = self.open_files(name, &manifest, Trust::Nothing, |_| true);
         let files = files.map_err(fail)?;
         drop(lock);
         let mut writing = Writing {
@@ -202,7 +204,23 @@ fn runs_of(file: &File, length: u64) -> io::Result<Vec<Run>> {
         }
         Ok(())
     })?;
-    Ok(runs)
+    Ok(at_most(runs, MAX_RUNS))
+}
+
+/// The same pages in no more than so many runs, with others between them if need be.
+fn at_most(mut runs: Vec<Run>, most: usize) -> Vec<Run> {
+    let mut gap = 1;
+    while runs.len() > most {
+        runs.dedup_by(|next, last| {
+            let near = next.start - (last.start + last.count) <= gap;
+            if near {
+                last.count = next.start + next.count - last.start;
+            }
+            near
+        });
+        gap *= 2;
+    }
+    runs
 }
 
 /// A file from its beginning, wherever others read it.
@@ -396,7 +414,7 @@ impl<'r, R: Read> Reading<'_, 'r, R> {
         sized.map_err(failed("write", &target.path))?;
         let pages = entry.length.div_ceil(PAGE);
         let map = format!("{}{MAP}", entry.name);
-        let list = self.small(&map, MAX_MAP.min(pages.saturating_mul(16)))?;
+        let list = self.small(&map, pages.min(MAX_RUNS as u64) * RUN)?;
         let runs = pages::decode(&list, pages);
         let runs = runs.ok_or_else(|| SnapshotError::Stream(format!("{map} makes no sense")))?;
         drop(list);
