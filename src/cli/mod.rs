@@ -34,6 +34,7 @@ mod ring;
 mod rm;
 mod run;
 mod shape;
+mod snapshot;
 mod stats;
 mod stop;
 mod template;
@@ -96,6 +97,8 @@ enum Verb {
     Images(image::ImagesArgs),
     Rmi(image::RmiArgs),
     Image(image::ImageArgs),
+    Snapshots(snapshot::SnapshotsArgs),
+    Snapshot(snapshot::SnapshotArgs),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Template(template::TemplateArgs),
@@ -140,6 +143,8 @@ impl Verb {
             Self::Images(args) => image::images(&args, printer),
             Self::Rmi(args) => image::rmi(&args, printer),
             Self::Image(args) => image::execute(&args, printer),
+            Self::Snapshots(args) => snapshot::snapshots(&args, printer),
+            Self::Snapshot(args) => snapshot::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Template(args) => template::execute(&args, printer),

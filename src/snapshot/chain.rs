@@ -4,8 +4,8 @@
 
 use super::error::{Fault, SnapshotError, failed};
 use super::format::{MAX_MANIFEST, MEMORY, Manifest, Parent, STATE};
-use super::pages::Run;
-use super::store::{MANIFEST, Snapshot, Store, is_of_memory, layer, state_of, take_state};
+use super::pages::{Layer, PAGE, Run};
+use super::store::{MANIFEST, Snapshot, Store, Trust, is_of_memory, layer, state_of, take_state};
 use super::verify::{all_of, each_page};
 use crate::image::Digest;
 use serde::Deserialize;
@@ -19,10 +19,10 @@ pub const MAX_DEPTH: usize = 16;
 const PIECE: usize = 256 << 10;
 
 /// Opens one and all it builds on. Under the store's lock.
-pub(super) fn open(store: &Store, name: &str) -> Result<Snapshot, SnapshotError> {
+pub(super) fn open(store: &Store, name: &str, trust: Trust) -> Result<Snapshot, SnapshotError> {
     let fail = |fault| SnapshotError::fault(name, fault);
     let (manifest, digest, _) = store.manifest(name).map_err(fail)?;
-    let files = store.open_files(name, &manifest, |_| true);
+    let files = store.open_files(name, &manifest, trust, |_| true);
     let mut files = files.map_err(fail)?;
     let state = take_state(&mut files).map_err(fail)?;
     state_of(&state, &manifest).map_err(fail)?;
@@ -32,7 +32,7 @@ pub(super) fn open(store: &Store, name: &str) -> Result<Snapshot, SnapshotError>
     let mut next = manifest.parent.clone();
     while let Some(parent) = next {
         room(memory.len() - 1).map_err(fail)?;
-        let below = ancestor(store, &parent, manifest.machine.memory);
+        let below = ancestor(store, &parent, manifest.machine.memory, trust);
         let (layer, above) = below.map_err(fail)?;
         memory.push(layer);
         next = above;
@@ -54,7 +54,8 @@ fn ancestor(
     store: &Store,
     parent: &Parent,
     memory: u64,
-) -> Result<(super::pages::Layer, Option<Parent>), Fault> {
+    trust: Trust,
+) -> Result<(Layer, Option<Parent>), Fault> {
     let within = |fault| Fault::Parent {
         parent: parent.name.clone(),
         fault: Box::new(fault),
@@ -63,7 +64,7 @@ fn ancestor(
     if manifest.machine.memory != memory {
         return Err(within(Fault::Other));
     }
-    let files = store.open_files(&parent.name, &manifest, is_of_memory);
+    let files = store.open_files(&parent.name, &manifest, trust, is_of_memory);
     let layer = files.and_then(|mut files| layer(&mut files, &manifest));
     Ok((layer.map_err(within)?, manifest.parent))
 }
@@ -172,7 +173,7 @@ fn merge(snapshot: &Snapshot, target: &File) -> std::io::Result<()> {
     target.set_len(length)?;
     let whole = [Run {
         start: 0,
-        count: length / super::pages::PAGE,
+        count: length / PAGE,
     }];
     let mut piece = vec![0; PIECE];
     let mut covered: Vec<Run> = Vec::new();
@@ -180,8 +181,7 @@ fn merge(snapshot: &Snapshot, target: &File) -> std::io::Result<()> {
     for layer in snapshot.memory.iter().rev() {
         let runs = layer.runs.as_deref().unwrap_or(&whole);
         for run in without(runs, &covered) {
-            let page = super::pages::PAGE;
-            let (start, end) = (run.start * page, (run.start + run.count) * page);
+            let (start, end) = (run.start * PAGE, (run.start + run.count) * PAGE);
             each_page(&layer.file, start, end, &mut piece, |at, bytes| {
                 target.write_all_at(bytes, at)
             })?;

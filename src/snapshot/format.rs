@@ -37,9 +37,9 @@ pub const MAX_MEMORY: u64 = 16 << 40;
 pub const MAX_DISK: u64 = 16 << 40;
 /// Longest state, as `machine::state` has it.
 pub const MAX_STATE: u64 = 32 << 20;
-/// Longest list of runs (`pages`): of 16 bytes each, a million. Stops a list that is larger
-/// than what it is about.
-pub const MAX_PAGES: u64 = 16 << 20;
+/// Longest list of runs (`pages`): of 16 bytes each, as many as there may be mappings in a
+/// process of Linux (vm.max_map_count). Stops a list no machine could be made of.
+pub const MAX_PAGES: u64 = 1 << 20;
 
 pub const STATE: &str = "state";
 pub const MEMORY: &str = "memory";

@@ -18,6 +18,7 @@ mod store;
 mod tests;
 pub mod verify;
 
+pub use archive::Import;
 pub use cpu::{HostCpu, Unfit};
 pub use draft::Draft;
 pub use error::{Fault, SnapshotError};

@@ -84,6 +84,14 @@ impl Seal {
     }
 }
 
+/// What is taken for granted of a large file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// That nobody wrote to it since its stamp was taken.
+    Stamps,
+    Nothing,
+}
+
 /// What a new snapshot may take the place of.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Publish {
@@ -133,7 +141,13 @@ impl Store {
     /// The snapshot, if every byte of it that matters is what was saved.
     pub fn get(&self, name: &str) -> Result<Snapshot, SnapshotError> {
         let _lock = self.shared(name)?;
-        chain::open(self, name)
+        chain::open(self, name, Trust::Stamps)
+    }
+
+    /// The same, with every byte of it read again, and of all it builds on.
+    pub fn verify(&self, name: &str) -> Result<Snapshot, SnapshotError> {
+        let _lock = self.shared(name)?;
+        chain::open(self, name, Trust::Nothing)
     }
 
     /// Whether there is one of this name, in whatever state.
@@ -245,6 +259,7 @@ impl Store {
         &self,
         name: &str,
         manifest: &Manifest,
+        trust: Trust,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<BTreeMap<String, File>, Fault> {
         let path = self.root.join(name);
@@ -258,7 +273,9 @@ impl Store {
         let mut files = BTreeMap::new();
         for entry in manifest.files.iter().filter(|entry| wanted(&entry.name)) {
             let file = open(&path, &entry.name)?;
-            let stamp = check(&file, entry, sealed.files.get(&entry.name))?;
+            let stamp = sealed.files.get(&entry.name);
+            let stamp = stamp.filter(|_| trust == Trust::Stamps);
+            let stamp = check(&file, entry, stamp)?;
             seal.files.insert(entry.name.clone(), stamp);
             files.insert(entry.name.clone(), file);
         }
@@ -382,15 +399,9 @@ fn check(file: &File, entry: &Entry, sealed: Option<&Stamp>) -> Result<Stamp, Fa
     if large && sealed == Some(&stamp) {
         return Ok(stamp);
     }
-    let digest = match large {
-        true => {
-            let (digest, sealed) = verify::seal(&entry.name, file).map_err(Fault::Read)?;
-            return match digest == entry.digest {
-                true => Ok(sealed),
-                false => Err(Fault::Digest(entry.name.clone())),
-            };
-        }
-        false => verify::digest(&entry.name, file).map_err(Fault::Read)?,
+    let (digest, stamp) = match large {
+        true => verify::seal(&entry.name, file).map_err(Fault::Read)?,
+        false => (verify::plain(file).map_err(Fault::Read)?, stamp),
     };
     match digest == entry.digest {
         true => Ok(stamp),
@@ -408,6 +419,17 @@ pub(super) fn state_of(file: &File, manifest: &Manifest) -> Result<(), Fault> {
     rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0))
         .map(drop)
         .map_err(|errno| Fault::Read(errno.into()))
+}
+
+/// Whether the files of a folder that has no name yet fit each other: their digests are known
+/// to.
+pub(super) fn check_alone(folder: &Path, manifest: &Manifest) -> Result<(), Fault> {
+    state_of(&open(folder, STATE)?, manifest)?;
+    if manifest.parent.is_some() {
+        let pages = manifest.machine.memory / PAGE;
+        pages::read(open(folder, PAGES)?, MAX_PAGES, pages).map_err(Fault::Pages)?;
+    }
+    Ok(())
 }
 
 /// A file of a folder, which is one and no link.
