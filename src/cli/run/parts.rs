@@ -112,8 +112,7 @@ pub fn gather(
     if let Begin::Restore(_) = config.begin {
         let devices = config.drives.len() + config.shares.len() + usize::from(config.net.is_some());
         // Name and network are in the start itself.
-        let mut rebirth =
-            identity::of("", None).context("cannot make a machine's identity")?;
+        let mut rebirth = identity::of("", None).context("cannot make a machine's identity")?;
         rebirth.devices = begin::devices(devices);
         start.rebirth = Some(Box::new(rebirth));
     }
