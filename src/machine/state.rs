@@ -54,3 +54,7 @@ impl MachineState {
         file.write_all(&bytes).map_err(StateFileError::Write)
     }
 }
+
+#[cfg(test)]
+#[path = "state/tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@
 mod chains;
 mod damage;
 mod formats;
+mod frozen;
 mod fuzz;
 mod hosts;
 mod made;
