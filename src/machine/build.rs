@@ -158,9 +158,11 @@ pub fn build(
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
-    let counters = saved.as_ref().map_or_else(assist::Counters::default, |state| {
-        assist::Counters::restored(&state.counters, &ram)
-    });
+    let counters = saved
+        .as_ref()
+        .map_or_else(assist::Counters::default, |state| {
+            assist::Counters::restored(&state.counters, &ram)
+        });
     let (vcpus, variant) = match (saved, parts.begin) {
         (Some(state), _) => restore(&vm, host, &state, &board.transports, marks)?,
         (None, Begin::Boot(files)) => load(&vm, config, files, &ram, &slots, marks)?,

@@ -78,7 +78,9 @@ pub enum DeviceState {
         sent: u64,
     },
     /// What the server of a shared directory knows of what the guest holds, in its own words.
-    Share { table: Vec<u8> },
+    Share {
+        table: Vec<u8>,
+    },
 }
 
 /// A 16550A: its registers, and what was typed and not read yet.
