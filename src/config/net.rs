@@ -33,6 +33,17 @@ pub struct Net {
     pub link: NetLink,
 }
 
+impl Net {
+    /// The interface of a machine on a user-mode network of its own, which is alike in all of
+    /// them: a template has it.
+    #[must_use]
+    pub fn is_common(&self) -> bool {
+        let addresses = Addresses::ALONE;
+        let own = (addresses.guest_mac, addresses.mtu);
+        matches!(self.link, NetLink::Frames(_)) && (self.mac, self.mtu) == own
+    }
+}
+
 /// What carries the guest's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetLink {
