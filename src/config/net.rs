@@ -34,13 +34,11 @@ pub struct Net {
 }
 
 impl Net {
-    /// The interface of a machine on a user-mode network of its own, which is alike in all of
-    /// them: a template has it.
+    /// The interface that leads to husk's own stack, which is alike in all machines but for its
+    /// address: a template has it.
     #[must_use]
     pub fn is_common(&self) -> bool {
-        let addresses = Addresses::ALONE;
-        let own = (addresses.guest_mac, addresses.mtu);
-        matches!(self.link, NetLink::Frames(_)) && (self.mac, self.mtu) == own
+        matches!(self.link, NetLink::Frames(_)) && self.mtu == Addresses::ALONE.mtu
     }
 }
 

@@ -75,7 +75,7 @@ pub struct NetworkRequest {
 impl NetworkRequest {
     /// Whether the guest's interface is as `Net::is_common` says.
     pub fn is_common(&self) -> bool {
-        matches!(self.mode, Mode::User { .. })
+        matches!(self.mode, Mode::User { .. } | Mode::Private(_))
     }
 
     /// Notes every problem; what is returned then is not for use.
