@@ -35,6 +35,8 @@ pub enum Request {
         /// Of its memory only what is not as it was when it was restored.
         changes: bool,
     },
+    /// A machine that a `Save` left standing goes on.
+    Resume,
     /// Let the guest onto its network: until then a machine that was restored sends nothing
     /// and hears nothing there.
     Release,

@@ -129,7 +129,9 @@ fn names(name: Option<&str>, count: u32) -> Result<Vec<Option<String>>, Problem>
     };
     let names: Vec<String> = match count {
         1 => vec![name.to_owned()],
-        _ => (1..=count).map(|number| format!("{name}-{number}")).collect(),
+        _ => (1..=count)
+            .map(|number| format!("{name}-{number}"))
+            .collect(),
     };
     match names.iter().find(|name| !is_name(name)) {
         Some(name) => Err(

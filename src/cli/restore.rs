@@ -47,16 +47,17 @@ pub struct RestoreArgs {
 pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
     let changes = Changes::check(&args.changes).map_err(Failure::operator)?;
     if args.detach && args.trace.is_some() {
-        return Err(
-            Problem::new("--detach and --trace: nobody is there to read the trace").into(),
-        );
+        return Err(Problem::new("--detach and --trace: nobody is there to read the trace").into());
     }
     let mut waterfall = Waterfall::starting(exec);
     let store = Store::open(&data_dir()?);
     let snapshot = store.get(&args.name).map_err(|error| problem(&error))?;
     let host = HostCpu::read().context("cannot learn what this host's KVM offers")?;
     host.check(&snapshot.manifest.needs).map_err(|unfit| {
-        Problem::new(format!("snapshot '{}' cannot go on on this host", args.name)).because(&unfit)
+        Problem::new(format!(
+            "snapshot '{}' cannot go on on this host: {unfit}",
+            args.name
+        ))
     })?;
     waterfall.reached("snapshot ready");
     let saved = open(snapshot)?;
@@ -73,13 +74,14 @@ pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<Exit
 }
 
 fn open(snapshot: Snapshot) -> Result<Saved, Failure> {
-    let blueprint = serde_json::from_value(snapshot.manifest.blueprint.clone()).map_err(|error| {
-        Problem::new(format!(
-            "snapshot '{}' does not say what its machine is",
-            snapshot.name
-        ))
-        .because(&error)
-    })?;
+    let blueprint =
+        serde_json::from_value(snapshot.manifest.blueprint.clone()).map_err(|error| {
+            Problem::new(format!(
+                "snapshot '{}' does not say what its machine is",
+                snapshot.name
+            ))
+            .because(&error)
+        })?;
     Ok(Saved {
         parent: Some(snapshot.as_parent()),
         path: snapshot.path,

@@ -169,6 +169,18 @@ impl Running {
         (!held.cpus.is_empty()).then_some(held)
     }
 
+    /// Lets go on what `Held::keep` left standing.
+    pub fn go_on(&self) {
+        self.shared.gate.open();
+    }
+
+    /// The guest is who it is to be: its interface speaks.
+    pub fn release(&self) {
+        if let Some(net) = &self.net {
+            net.release();
+        }
+    }
+
     /// How often the guest's kernel went through ring 0, by kind, where it lives outside of it
     /// and counts.
     pub fn round_trips(&self) -> Option<RoundTrips> {

@@ -21,6 +21,8 @@ pub struct Desk {
     console_wanted: AtomicBool,
     saver: Mutex<Saver>,
     save_wanted: Mutex<Option<Order>>,
+    resume_wanted: AtomicBool,
+    release_wanted: AtomicBool,
     count_wanted: AtomicBool,
 }
 
@@ -36,6 +38,8 @@ impl Desk {
             saver: Mutex::new(saver),
             console_wanted: AtomicBool::new(false),
             save_wanted: Mutex::default(),
+            resume_wanted: AtomicBool::new(false),
+            release_wanted: AtomicBool::new(false),
             count_wanted: AtomicBool::new(false),
         })
     }
@@ -46,6 +50,12 @@ impl Desk {
             self.tell_console(running);
         }
         self.save(running);
+        if self.resume_wanted.swap(false, Ordering::Relaxed) {
+            running.go_on();
+        }
+        if self.release_wanted.swap(false, Ordering::Relaxed) {
+            running.release();
+        }
         if self.count_wanted.swap(false, Ordering::Relaxed) {
             let _ = send(&self.socket, &Report::Counted(running.counted()));
         }
@@ -101,7 +111,8 @@ impl Desk {
                     files,
                 });
             }
-            Request::Release => {}
+            Request::Resume => self.resume_wanted.store(true, Ordering::Relaxed),
+            Request::Release => self.release_wanted.store(true, Ordering::Relaxed),
             Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
             Request::Count => self.count_wanted.store(true, Ordering::Relaxed),
         }

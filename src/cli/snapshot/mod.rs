@@ -4,6 +4,7 @@
 
 mod list;
 mod look;
+mod make;
 mod travel;
 
 pub use list::SnapshotsArgs;
@@ -14,15 +15,20 @@ use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::progress::Waiting;
 use crate::snapshot::{SnapshotError, Store};
 
-/// See, move and remove snapshots
+/// Keep a running machine under a name; see, move and remove what is kept
 ///
-/// A snapshot is a machine that stands still, kept under a name: memory, processors, devices
-/// and disks.
+/// A snapshot is a machine that stands still: memory, processors, devices and disks. The
+/// machine itself goes on after some milliseconds, unless --stop ends it. `husk restore` runs
+/// machines that go on from a snapshot.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(subcommand_negates_reqs = true)]
 pub struct SnapshotArgs {
+    #[command(flatten)]
+    make: make::MakeArgs,
     #[command(subcommand)]
-    verb: SnapshotVerb,
+    verb: Option<SnapshotVerb>,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -44,6 +50,8 @@ enum SnapshotVerb {
 
 const EXAMPLES: &str = "\
 Examples:
+  husk snapshot ready web
+  husk snapshot --diff --stop tuesday web
   husk snapshot ls
   husk snapshot inspect ready
   husk snapshot export ready - | ssh other husk snapshot import -
@@ -70,7 +78,10 @@ struct FlattenArgs {
 }
 
 pub fn execute(args: &SnapshotArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
-    match &args.verb {
+    let Some(verb) = &args.verb else {
+        return make::execute(&args.make, printer);
+    };
+    match verb {
         SnapshotVerb::Ls(args) => list::execute(args, printer),
         SnapshotVerb::Inspect(args) => look::execute(args, printer),
         SnapshotVerb::Rm(args) => remove(&store()?, &args.names),

@@ -7,7 +7,7 @@
 use super::{Companion, Parting, of_network};
 use crate::instance::spawn::Part;
 use crate::config::net::UserNet;
-use crate::sys::duplicate::duplicate;
+use crate::sys::descriptors::another;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::SigSet;
@@ -29,7 +29,7 @@ pub struct Sleeper {
 impl Sleeper {
     /// From now on somebody listens. `net.link` is open in this process until this returns.
     pub fn new(net: &UserNet, what: String) -> io::Result<Self> {
-        let link = duplicate(net.link)?;
+        let link = another(net.link)?;
         let net = UserNet {
             link: link.as_raw_fd(),
             ..net.clone()

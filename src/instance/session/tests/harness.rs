@@ -148,7 +148,9 @@ impl FakeMachine {
                             tail: "the last line".into(),
                         },
                     ),
-                    Request::Save { .. } | Request::Release => panic!("a session saves nothing"),
+                    Request::Save { .. } | Request::Resume | Request::Release => {
+                        panic!("a session saves nothing")
+                    }
                     Request::Count => report(&socket, &Report::Counted(Counted::default())),
                     Request::Stop => {
                         *stopped.lock().unwrap() = true;
