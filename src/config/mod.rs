@@ -34,6 +34,9 @@ pub struct VmConfig {
     /// The guest has places for devices, which it looks into when it is told to: what a
     /// snapshot is made of that has none of these devices. Fixed ones come first.
     pub places: bool,
+    /// It becomes a template: its disk and its interface stand for those of the machines that
+    /// go on from it.
+    pub stand_ins: bool,
     pub drives: Vec<Drive>,
     pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,

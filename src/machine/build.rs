@@ -8,7 +8,7 @@ use super::marks::Marks;
 use super::outcome::Outcome;
 use super::state::{MachineState, StateFileError};
 use super::vcpu::{self, Core};
-use super::wiring::Wiring;
+use super::wiring::{Ends, Wiring};
 use crate::arch::acpi::{self, AcpiError, Slot};
 use crate::arch::host::{self, HostKind};
 use crate::arch::state::StateError;
@@ -156,17 +156,13 @@ pub fn build(
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
-    // What a snapshot has comes first; a guest finds the others where it was told to look.
-    if config.places {
-        wiring.add_fixed(config, parts.vsock)?;
-        wiring.add_virtio(config, parts.drives, parts.shares)?;
-    } else {
-        wiring.add_virtio(config, parts.drives, parts.shares)?;
-        wiring.add_fixed(config, parts.vsock)?;
-    }
-    if let (Some(net), Some(link)) = (&config.net, parts.net) {
-        wiring.add_net(net, link)?;
-    }
+    let ends = Ends {
+        drives: parts.drives,
+        shares: parts.shares,
+        vsock: parts.vsock,
+        net: parts.net,
+    };
+    wiring.add_virtio(config, ends)?;
     if config.places {
         wiring.add_places()?;
     }

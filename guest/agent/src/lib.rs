@@ -10,6 +10,7 @@ mod command;
 mod connections;
 mod freezer;
 mod kernel_log;
+mod later;
 mod mounts;
 mod network;
 mod own;

@@ -100,7 +100,10 @@ pub fn join(network: &Network) -> Result<(), Failure> {
     };
     let socket = sys::netlink(libc::NETLINK_ROUTE).map_err(failed("asking the kernel"))?;
     let ask = |message: &[u8]| sys::netlink_request(&socket, message);
-    ask(&link_up(index, network.mtu)).map_err(failed("raising the interface"))?;
+    // In a machine of a template the address is that of whoever stood there.
+    let mac = network.mac.iter().any(|byte| *byte != 0);
+    let mac = if mac { &network.mac[..] } else { &[] };
+    ask(&link(index, IFF_UP, mac, network.mtu)).map_err(failed("raising the interface"))?;
     for address in &network.addresses {
         let outcome = ask(&add_address(index, address));
         // A kernel without IPv6 does without.
@@ -125,10 +128,6 @@ pub fn name_servers(network: &Network) {
         let _ = sys::remove_file(path);
         let _ = rebirth::replace(path, &network.resolv_conf);
     }
-}
-
-fn link_up(index: u32, mtu: u16) -> Vec<u8> {
-    link(index, IFF_UP, &[], mtu)
 }
 
 /// Sets an interface up or down, and its own address and its MTU where they are given.
@@ -215,8 +214,8 @@ mod tests {
                 0, 10, 0, 2, 15, 8, 0, 1, 0, 10, 0, 2, 15
             ]
         );
-        assert_eq!(link_up(7, 0).len(), 32);
-        assert_eq!(link_up(7, 1500)[32..], [8, 0, 4, 0, 0xdc, 5, 0, 0]);
+        assert_eq!(link(7, IFF_UP, &[], 0).len(), 32);
+        assert_eq!(link(7, IFF_UP, &[], 1500)[32..], [8, 0, 4, 0, 0xdc, 5, 0, 0]);
         let moved = link(7, 0, &[2, 1, 2, 3, 4, 5], 0);
         assert_eq!(moved[..4], [44, 0, 0, 0]);
         assert_eq!(moved[32..], [10, 0, 1, 0, 2, 1, 2, 3, 4, 5, 0, 0]);

@@ -7,7 +7,7 @@ pub mod hooks;
 
 use crate::command::failure;
 use crate::sys::{self, Errno, c_string};
-use crate::{connections, network, root};
+use crate::{connections, later, network, root};
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
@@ -109,10 +109,7 @@ fn random(seed: &[u8]) -> Result<(), Failure> {
 
 fn devices(names: &[String]) -> Result<(), Failure> {
     names.iter().try_for_each(|name| {
-        // Written to this file, a name has the driver look at the device once more, and the
-        // write ends when that is done (Documentation/driver-api/driver-model/binding.rst).
-        let path = c"/sys/bus/platform/drivers/virtio-mmio/bind";
-        sys::write_file(path, name.as_bytes())
+        later::find(name)
             .map_err(|errno| failure(Stage::Root, errno, format!("finding the device {name}")))
     })
 }

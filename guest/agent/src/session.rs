@@ -6,6 +6,7 @@
 mod pump;
 
 use crate::command::{self, failure};
+use crate::later::Later;
 use crate::rebirth::{self, Who};
 use crate::serve::entry;
 use crate::sys::{self, Errno, Fd};
@@ -87,6 +88,7 @@ pub struct Session {
     awaiting: bool,
     /// Of the machine's own session: who the machine is.
     pub who: Who,
+    later: Option<Later>,
 }
 
 impl Session {
@@ -109,6 +111,7 @@ impl Session {
             orders: VecDeque::new(),
             awaiting: false,
             who: Who::default(),
+            later: None,
         };
         session.greet(started);
         session
@@ -244,7 +247,9 @@ impl Session {
 
     /// Milliseconds poll may wait for this session's sake, or -1.
     pub fn patience(&self) -> c_int {
-        if self.is_draining() { SILENCE } else { -1 }
+        let draining = self.is_draining().then_some(SILENCE);
+        let later = self.later.as_ref().map(Later::patience);
+        draining.into_iter().chain(later).min().unwrap_or(-1)
     }
 
     /// A terminal that others keep open after its process has no end of its own.
@@ -396,6 +401,7 @@ impl Session {
         self.who.begins(&start.hostname, network);
         if let Some(rebirth) = start.rebirth.as_deref() {
             rebirth::last(rebirth, &mut self.who)?;
+            self.later = Later::of(&rebirth.later);
         }
         Ok(())
     }
@@ -493,6 +499,9 @@ impl Session {
 
     /// Tells the process's end once all its output is on its way.
     pub fn finish(&mut self) {
+        if self.later.as_ref().is_some_and(Later::find) {
+            self.later = None;
+        }
         let exit = self.process.as_ref().and_then(|process| process.exit);
         let untold = !self.told && !self.awaiting && self.outputs.is_empty();
         let Some(exit) = exit.filter(|_| untold) else {

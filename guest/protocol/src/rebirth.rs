@@ -17,6 +17,8 @@ pub struct Rebirth {
     pub seed: Vec<u8>,
     /// Devices that were not there before, by their names on the platform bus.
     pub devices: Vec<String>,
+    /// Likewise, but nobody waits for them: they are found when the machine has run for a moment.
+    pub later: Vec<String>,
     /// 32 hexadecimal digits; empty leaves /etc/machine-id as it is.
     pub machine_id: String,
     /// What /proc/sys/kernel/random/boot_id says from now on; empty leaves it as it is.
@@ -112,6 +114,7 @@ impl Rebirth {
     pub(crate) fn write(&self, w: &mut Writer<'_>) {
         w.bytes(&self.seed);
         w.list(&self.devices, |w, name| w.bytes(name.as_bytes()));
+        w.list(&self.later, |w, name| w.bytes(name.as_bytes()));
         w.bytes(self.machine_id.as_bytes());
         w.bytes(self.boot_id.as_bytes());
         w.bytes(self.generation.as_bytes());
@@ -124,6 +127,7 @@ impl Rebirth {
         Ok(Self {
             seed: r.bytes()?.into(),
             devices: r.list(Reader::string)?,
+            later: r.list(Reader::string)?,
             machine_id: r.string()?,
             boot_id: r.string()?,
             generation: r.string()?,

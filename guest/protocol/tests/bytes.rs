@@ -49,21 +49,25 @@ fn terminal() -> impl Strategy<Value = Terminal> {
 }
 
 fn rebirth() -> impl Strategy<Value = Rebirth> {
-    let bytes = (vec(any::<u8>(), 0..70), vec("[a-z.0-9-]{0,20}", 0..4));
+    let names = || vec("[a-z.0-9-]{0,20}", 0..4);
+    let bytes = (vec(any::<u8>(), 0..70), names(), names());
     let words = any::<(String, String, String, u64, String)>();
-    (bytes, words, prop::option::of(network())).prop_map(|((seed, devices), words, network)| {
-        let (machine_id, boot_id, generation, wall_clock, hostname) = words;
-        Rebirth {
-            seed,
-            devices,
-            machine_id,
-            boot_id,
-            generation,
-            wall_clock,
-            hostname,
-            network: network.map(Box::new),
-        }
-    })
+    (bytes, words, prop::option::of(network())).prop_map(
+        |((seed, devices, later), words, network)| {
+            let (machine_id, boot_id, generation, wall_clock, hostname) = words;
+            Rebirth {
+                seed,
+                devices,
+                later,
+                machine_id,
+                boot_id,
+                generation,
+                wall_clock,
+                hostname,
+                network: network.map(Box::new),
+            }
+        },
+    )
 }
 
 fn failure() -> impl Strategy<Value = Failure> {

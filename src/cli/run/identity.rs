@@ -24,6 +24,7 @@ pub fn of(hostname: &str, network: Option<Network>) -> io::Result<Rebirth> {
     Ok(Rebirth {
         seed,
         devices: Vec::new(),
+        later: Vec::new(),
         machine_id: hex(bytes()?),
         boot_id: uuid(bytes()?),
         generation: uuid(bytes()?),

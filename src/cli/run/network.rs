@@ -73,6 +73,11 @@ pub struct NetworkRequest {
 }
 
 impl NetworkRequest {
+    /// Whether the guest's interface is as `Net::is_common` says.
+    pub fn is_common(&self) -> bool {
+        matches!(self.mode, Mode::User { .. } | Mode::Private(_))
+    }
+
     /// Notes every problem; what is returned then is not for use.
     pub fn check(args: &RunArgs, problems: &mut Vec<Problem>) -> Self {
         let mut note = |problem| problems.push(problem);

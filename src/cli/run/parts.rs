@@ -83,6 +83,7 @@ pub fn gather(
         variant,
         shape: request.shape,
         jail: request.jail,
+        network: request.network.is_common(),
         timeout: request.timeout,
     };
     let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
@@ -110,10 +111,9 @@ pub fn gather(
         ..bare
     };
     if let Begin::Restore(_) = config.begin {
-        let devices = config.drives.len() + config.shares.len() + usize::from(config.net.is_some());
         // Name and network are in the start itself.
         let mut rebirth = identity::of("", None).context("cannot make a machine's identity")?;
-        rebirth.devices = begin::devices(devices);
+        (rebirth.devices, rebirth.later) = begin::devices(&config);
         start.rebirth = Some(Box::new(rebirth));
     }
     let record = written::record(&Sources {

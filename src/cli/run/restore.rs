@@ -129,6 +129,7 @@ pub fn gather(
         variant: None,
         shape: request.shape,
         jail: request.jail,
+        network: request.network.is_common(),
         timeout: request.timeout,
     };
     let begin = Begin::Restore(Restore { state, memory });
