@@ -304,7 +304,7 @@ impl Company for Desk {
             }
             Event::Exited(exit) => self.exited(*exit),
             Event::Report(Report::Counted(counted)) => self.counted(counted),
-            Event::AgentUp(_) | Event::KernelLog(_) | Event::Report(_) => {}
+            Event::AgentUp(_) | Event::KernelLog(_) | Event::Report(_) | Event::Saved(_) => {}
         }
     }
 }

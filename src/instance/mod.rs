@@ -4,6 +4,7 @@
 pub mod beside;
 pub mod call;
 pub mod desk;
+pub mod identity;
 pub mod journal;
 pub mod logs;
 mod place;

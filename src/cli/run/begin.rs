@@ -10,13 +10,14 @@ use crate::cli::trace::Waterfall;
 use crate::config::{Begin, Boot, Console, HostFile, HostPort, Restore, VmConfig, Vsock};
 use crate::image::Digest;
 use crate::initramfs;
+use crate::instance::identity;
 use crate::instance::template::{self, About, Sitter, Template, TemplateError};
 use crate::probe;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{HOST_PORT, Rebirth};
 use std::fmt::Write as _;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,6 @@ use std::time::Duration;
 const FORMAT: u32 = 1;
 /// Devices every machine of `husk run` has in front of its places: vsock, balloon, entropy.
 const FIXED: usize = 3;
-/// Bytes of a seed for the guest's random generator.
-const SEED: usize = 64;
 
 /// A machine of `husk run` before anything of a service: what a template is made of.
 #[derive(Clone, Copy)]
@@ -131,14 +130,14 @@ fn no_agent(error: &TemplateError, printer: &Printer) -> Failure {
     }
 }
 
-/// What a restored guest is to do first; `devices` are in its places.
+/// Who a guest is, which it is to be first; `devices` are in its places since it was restored.
 pub fn rebirth(devices: usize) -> io::Result<Rebirth> {
-    let mut seed = vec![0; SEED];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
     let names = (FIXED..FIXED + devices).map(|index| format!("virtio-mmio.{index}"));
     Ok(Rebirth {
-        seed,
         devices: names.collect(),
+        // The kernel makes its own when somebody first asks, and nobody has.
+        boot_id: String::new(),
+        ..identity::fresh()?
     })
 }
 

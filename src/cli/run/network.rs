@@ -376,6 +376,7 @@ fn over_tap(
         }),
         guest: Some(guest::Network {
             interface: "eth0".into(),
+            mac: [0; 6],
             mtu: 0,
             addresses: Vec::new(),
             gateways: Vec::new(),
@@ -438,6 +439,7 @@ fn place_of(addresses: &Addresses, request: &RunRequest) -> guest::Network {
     }
     guest::Network {
         interface: "eth0".into(),
+        mac: [0; 6],
         mtu: addresses.mtu,
         addresses: vec![
             guest::Address {

@@ -166,7 +166,7 @@ pub fn drive(
     let result = session::drive(
         Session {
             agent: operator.agent,
-            start: operator.start,
+            opening: operator.start.into(),
             greeted: false,
             streams: operator.streams,
             machine: Some(&owned.machine.control),

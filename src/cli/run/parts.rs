@@ -116,11 +116,14 @@ pub fn gather(
         trace: request.trace.is_some(),
         ..bare
     };
-    if let Begin::Restore(_) = config.begin {
-        let devices = config.drives.len() + config.shares.len() + usize::from(config.net.is_some());
-        let rebirth = begin::rebirth(devices).context("cannot make a guest's identity")?;
-        start.rebirth = Some(Box::new(rebirth));
-    }
+    let devices = match config.begin {
+        Begin::Restore(_) => {
+            config.drives.len() + config.shares.len() + usize::from(config.net.is_some())
+        }
+        Begin::Boot(_) => 0,
+    };
+    let rebirth = begin::rebirth(devices).context("cannot make a guest's identity")?;
+    start.rebirth = Some(Box::new(rebirth));
     waterfall.reached("files open");
     Ok(Parts {
         config,
