@@ -64,8 +64,16 @@ pub enum Begin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
     pub state: HostFile,
-    /// Never written to.
-    pub memory: HostFile,
+    /// The oldest first. Never written to.
+    pub memory: Vec<Layer>,
+}
+
+/// A file of a machine's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub file: HostFile,
+    /// The list of the pages it has; none: all.
+    pub pages: Option<HostFile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use crate::memory;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
-use crate::virtio::state::{DeviceState, StateFault};
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -152,6 +152,19 @@ impl Balloon {
     }
 }
 
+/// The queues for statistics and for reports: those that were not negotiated do not exist,
+/// and those behind them move up.
+fn places(features: u64) -> (Option<usize>, Option<usize>) {
+    let mut next = DEFLATE;
+    let mut place = |wanted: u64| {
+        (features & wanted != 0).then(|| {
+            next += 1;
+            next
+        })
+    };
+    (place(F_STATS), place(F_REPORTING))
+}
+
 /// Pages by their numbers: those next to each other go in one call.
 fn inflate(chain: &mut Chain<'_>, ram: &memory::GuestRam) -> Result<Verdict, GuestFault> {
     let count = (chain.readable.len() / 4).min(MAX_PAGES);
@@ -219,16 +232,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&mut self, features: u64, io: &mut Io<'_>) {
-        // Queues that were not negotiated do not exist, and those behind them move up.
-        let mut next = DEFLATE;
-        let mut place = |wanted: u64| {
-            (features & wanted != 0).then(|| {
-                next += 1;
-                next
-            })
-        };
-        self.statistics = place(F_STATS);
-        self.reporting = place(F_REPORTING);
+        (self.statistics, self.reporting) = places(features);
         if let Some(queue) = self.reporting.and_then(|index| io.queues.get_mut(index)) {
             queue.allow(MAX_REPORT);
         }
@@ -274,30 +278,35 @@ impl VirtioDevice for Balloon {
         }
     }
 
-    fn resume(
-        &mut self,
-        features: u64,
-        state: &DeviceState,
-        io: &mut Io<'_>,
-    ) -> Result<(), StateFault> {
-        let DeviceState::Balloon {
-            actual,
-            target,
-            held,
-        } = *state
-        else {
-            return Err(StateFault::Own);
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        let (actual, target, held) = match state.own {
+            DeviceState::None => return Ok(()),
+            DeviceState::Balloon {
+                actual,
+                target,
+                held,
+            } => (actual, target, held),
+            _ => return Err(StateFault::Own),
         };
-        self.control.actual.store(actual, Ordering::Release);
-        self.control.target.store(target, Ordering::Release);
-        self.activate(features, io);
-        let queue = self.statistics.and_then(|index| io.queues.get(index));
         // A head beyond its queue could not be given back.
-        if held.is_some_and(|head| queue.is_none_or(|queue| head >= queue.size())) {
+        let (statistics, _) = places(state.core.accepted);
+        let queue = statistics.and_then(|index| state.core.queues.get(index));
+        let size = queue.filter(|queue| queue.progress.is_some());
+        let size = size.map_or(0, |queue| queue.size);
+        if held.is_some_and(|head| head >= size || !state.is_live()) {
             return Err(StateFault::Own);
         }
-        self.held = held;
+        self.control.actual.store(actual, Ordering::Release);
+        self.control.target.store(target, Ordering::Release);
         Ok(())
+    }
+
+    fn resume(&mut self, features: u64, state: &DeviceState, io: &mut Io<'_>) {
+        self.activate(features, io);
+        if let DeviceState::Balloon { target, held, .. } = *state {
+            self.told = target;
+            self.held = held;
+        }
     }
 
     fn deactivate(&mut self, watch: &mut dyn Watch) {

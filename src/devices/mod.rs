@@ -93,7 +93,7 @@ pub enum Handle {
     Window(Arc<Window>),
     Dialer(Arc<Dialer>),
     Balloon(Arc<balloon::Control>),
-    Net(Arc<net::Counters>),
+    Net(Arc<net::Control>),
 }
 
 /// Builds a device. Errors are the host's: a file without a length, no descriptors left.
@@ -123,8 +123,8 @@ pub fn build(spec: Spec) -> io::Result<Built> {
             mtu,
             bps,
         } => {
-            let (net, counters) = net::Net::new(link, mac, mtu, bps)?;
-            (Box::new(net), Handle::Net(counters))
+            let (net, control) = net::Net::new(link, mac, mtu, bps)?;
+            (Box::new(net), Handle::Net(control))
         }
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
         Spec::Balloon => {

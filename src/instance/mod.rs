@@ -4,7 +4,6 @@
 pub mod beside;
 pub mod call;
 pub mod desk;
-pub mod identity;
 pub mod journal;
 pub mod logs;
 mod place;

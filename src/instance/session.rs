@@ -17,7 +17,7 @@ pub use company::{Company, SaveOrder, Wish};
 
 use crate::control::{End, Report, Request};
 use husk_protocol::{
-    Exit, Failure, Hello, LogRecord, Malformed, Rebirth, Size, Start, Step, VERSION,
+    Exit, Failure, Hello, LogRecord, Malformed, Message, Rebirth, Size, Start, Step, VERSION,
 };
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,8 +27,8 @@ use std::time::Duration;
 /// The control socket of a machine.
 pub trait Machine: AsFd {
     fn send(&self, request: &Request) -> io::Result<()>;
-    /// `Request::Save`, with the files it is saved into.
-    fn save(&self, hold: bool, files: &[BorrowedFd<'_>]) -> io::Result<()>;
+    /// A `Request::Save`, with the files it is saved into.
+    fn save(&self, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()>;
     /// The next report; called when the descriptor is readable. `None`: the process is gone.
     fn recv(&self) -> io::Result<Option<Report>>;
 }
@@ -58,21 +58,16 @@ pub struct Limits {
 
 /// How the guest comes to have a process.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session has one, and a start is the common kind"
+)]
 pub enum Opening {
     /// It is started.
     Start(Start),
-    /// It runs already, in a machine that was restored and stands still.
-    Reborn(Reborn),
-}
-
-/// A process of another machine's past, and what this machine is to become before it goes on.
-#[derive(Clone, Debug)]
-pub struct Reborn {
-    pub rebirth: Rebirth,
-    /// Whether it has a terminal.
-    pub terminal: bool,
-    /// Whether it is given input, if it still takes any.
-    pub stdin: bool,
+    /// It runs already, in a machine that was restored and stands still; this the machine is to
+    /// become before it goes on.
+    Reborn(Box<Rebirth>),
 }
 
 impl From<Start> for Opening {
@@ -82,17 +77,12 @@ impl From<Start> for Opening {
 }
 
 impl Opening {
-    fn terminal(&self) -> bool {
+    /// As the agent is told.
+    #[must_use]
+    pub fn message(self) -> Message<'static> {
         match self {
-            Self::Start(start) => start.terminal.is_some(),
-            Self::Reborn(reborn) => reborn.terminal,
-        }
-    }
-
-    fn stdin(&self) -> bool {
-        match self {
-            Self::Start(start) => start.stdin,
-            Self::Reborn(reborn) => reborn.stdin,
+            Self::Start(start) => Message::Start(start),
+            Self::Reborn(rebirth) => Message::Reborn(*rebirth),
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct Board {
     /// The virtio devices, in the order of their places.
     pub transports: Vec<Arc<Mmio>>,
     pub balloon: Option<Arc<balloon::Control>>,
-    pub net: Option<Arc<net::Counters>>,
+    pub net: Option<Arc<net::Control>>,
 }
 
 pub struct Wiring<'a> {

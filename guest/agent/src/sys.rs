@@ -13,6 +13,7 @@ mod clone;
 mod files;
 mod machine;
 mod network;
+mod reach;
 #[cfg(feature = "init")]
 mod start;
 
@@ -20,6 +21,7 @@ pub use clone::{Identity, Plan, Step, spawn};
 pub use files::*;
 pub use machine::*;
 pub use network::*;
+pub use reach::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;

@@ -7,24 +7,22 @@ use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::shape::Shape;
 use crate::cli::trace::Waterfall;
-use crate::config::{Begin, Boot, Console, HostFile, HostPort, Restore, VmConfig, Vsock};
+use crate::config::{Begin, Boot, Console, HostFile, HostPort, Layer, Restore, VmConfig, Vsock};
 use crate::image::Digest;
 use crate::initramfs;
-use crate::instance::identity;
 use crate::instance::template::{self, About, Sitter, Template, TemplateError};
 use crate::probe;
 use crate::units::Variant;
 use anyhow::Context as _;
-use husk_protocol::{HOST_PORT, Rebirth};
+use husk_protocol::HOST_PORT;
 use std::fmt::Write as _;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Changes what a template is beyond what its key says otherwise.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 4;
 /// Devices every machine of `husk run` has in front of its places: vsock, balloon, entropy.
 const FIXED: usize = 3;
 
@@ -72,10 +70,13 @@ pub fn begin(
             path: path.clone(),
             fd: opened.keep(state.into()),
         },
-        memory: HostFile {
-            path,
-            fd: opened.keep(memory.into()),
-        },
+        memory: vec![Layer {
+            file: HostFile {
+                path,
+                fd: opened.keep(memory.into()),
+            },
+            pages: None,
+        }],
     }))
 }
 
@@ -130,15 +131,10 @@ fn no_agent(error: &TemplateError, printer: &Printer) -> Failure {
     }
 }
 
-/// Who a guest is, which it is to be first; `devices` are in its places since it was restored.
-pub fn rebirth(devices: usize) -> io::Result<Rebirth> {
-    let names = (FIXED..FIXED + devices).map(|index| format!("virtio-mmio.{index}"));
-    Ok(Rebirth {
-        devices: names.collect(),
-        // The kernel makes its own when somebody first asks, and nobody has.
-        boot_id: String::new(),
-        ..identity::fresh()?
-    })
+/// Of a machine with this many devices in its places.
+pub fn devices(count: usize) -> Vec<String> {
+    let names = (FIXED..FIXED + count).map(|index| format!("virtio-mmio.{index}"));
+    names.collect()
 }
 
 fn boot(recipe: &Recipe<'_>, opened: &mut Opened) -> Result<Boot, Failure> {
@@ -192,7 +188,7 @@ pub fn bare(
 }
 
 /// A digest over all that a template is made of.
-fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
+pub fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
     let meta = std::fs::metadata(recipe.kernel).map_err(|error| {
         Problem::new(format!(
             "cannot open the kernel, {}",

@@ -20,6 +20,7 @@ use crate::telemetry;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use backend::{Backend, DEPTH};
 use request::{Asks, MAX_HOLE, Request, Rules, S_IOERR, S_OK, S_UNSUPP, SECTOR};
 use request::{SEGMENT_BYTES, SEGMENTS};
@@ -343,10 +344,34 @@ impl VirtioDevice for Blk {
         self.forget();
     }
 
-    fn settle(&mut self, io: &mut Io<'_>) {
+    fn settle(&mut self, io: &mut Io<'_>) -> io::Result<()> {
         while self.free.len() < self.pending.len() {
             self.backend.wait();
             self.answer(io);
+        }
+        // What told of a free place was heard here, and nobody hears it again.
+        if self.stalled {
+            io.again(0);
+        }
+        Ok(())
+    }
+
+    /// What was written and not flushed is in the file already, as every reader of it sees it;
+    /// whether it would outlive the host is for the next flush, which covers it still.
+    fn save(&self) -> DeviceState {
+        DeviceState::Disk {
+            sectors: self.rules.length / SECTOR,
+            read_only: self.rules.read_only,
+        }
+    }
+
+    /// A driver believes in the length it read.
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        match state.own {
+            DeviceState::None => Ok(()),
+            ref own if *own == self.save() => Ok(()),
+            DeviceState::Disk { sectors, .. } => Err(StateFault::Disk(sectors)),
+            _ => Err(StateFault::Own),
         }
     }
 

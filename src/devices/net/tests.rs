@@ -14,7 +14,7 @@ const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
 struct Card {
     driver: Driver,
     world: OwnedFd,
-    counters: Arc<Counters>,
+    control: Arc<Control>,
 }
 
 impl Card {
@@ -25,11 +25,11 @@ impl Card {
     fn limited(features: u64, bps: Option<u64>) -> Self {
         let (ours, world) = Frames::pair().expect("sockets");
         let link = Box::new(Frames::new(ours));
-        let (net, counters) = Net::new(link, MAC, 1500, bps).expect("timers");
+        let (net, control) = Net::new(link, MAC, 1500, bps).expect("timers");
         Self {
             driver: Driver::started(Box::new(net), features),
             world,
-            counters,
+            control,
         }
     }
 
@@ -264,8 +264,8 @@ fn a_limit_holds_frames_back_in_each_direction_and_loses_none() {
     }
     let heard = std::iter::from_fn(|| card.hear().ok());
     assert_eq!(heard.filter(|got| *got == frame(1000)).count(), 30);
-    assert_eq!(card.counters.sent(), (30_000, 30));
-    assert_eq!(card.counters.received(), (30_000, 30));
+    assert_eq!(card.control.sent(), (30_000, 30));
+    assert_eq!(card.control.received(), (30_000, 30));
 }
 
 /// While a limit's time has not come nothing wakes the device: not the link, which has more,
@@ -287,7 +287,7 @@ fn a_device_at_its_limit_sleeps() {
     card.driver.kick(TRANSMIT);
     card.driver.settle();
     assert_eq!(card.driver.events.turn(50).expect("event loop"), 0);
-    assert_eq!((card.counters.sent().1, card.counters.received().1), (1, 1));
+    assert_eq!((card.control.sent().1, card.control.received().1), (1, 1));
     // A reset forgets what waited, and the timers with it.
     card.driver.start(F_MRG_RXBUF);
     assert_eq!(card.driver.events.turn(50).expect("event loop"), 0);

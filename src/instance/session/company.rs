@@ -22,15 +22,21 @@ pub enum Wish {
     Count,
     /// The machine is saved while its processes stand still; answered by `Event::Saved`.
     Save(SaveOrder),
+    /// One that was saved to stand still from then on goes on.
+    Resume,
+    /// The machine is ended, whatever it does.
+    End,
 }
 
-/// Into what, and whether the machine goes on.
+/// Into what, and how.
 #[derive(Debug)]
 pub struct SaveOrder {
-    /// Empty files: state, memory, and one for each disk that can be written, in their order.
+    /// Empty files, in the order of `Request::Save`.
     pub files: Vec<OwnedFd>,
-    /// It does not, and is ended once it is saved.
+    /// It stands still from then on; else it goes on.
     pub hold: bool,
+    /// Of its memory only what is not as it was when it was restored.
+    pub changes: bool,
 }
 
 impl PartialEq for SaveOrder {
@@ -40,7 +46,7 @@ impl PartialEq for SaveOrder {
             let files = order.files.iter();
             files.map(|file| file.as_raw_fd()).collect()
         };
-        self.hold == other.hold && numbers(self) == numbers(other)
+        (self.hold, self.changes) == (other.hold, other.changes) && numbers(self) == numbers(other)
     }
 }
 

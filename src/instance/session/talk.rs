@@ -8,7 +8,9 @@ mod saving;
 
 use super::company::Company;
 use super::streams::{Input, Output, Written};
-use super::{Event, How, Limits, Machine, Opening, Outcome, Session, SessionError, Signals};
+use super::{
+    Event, How, Limits, Machine, Opening, Outcome, Session, SessionError, Signals, Streams,
+};
 use crate::control::{End, Report, Request};
 use husk_protocol::{ByteQueue, Decoder, MAX_CHUNK, Message, SendWindow, Size, Step, Stream};
 use nix::errno::Errno;
@@ -76,7 +78,8 @@ pub struct Talk<'a> {
     greeting: Vec<u8>,
     /// Whether the machine was restored with its process.
     reborn: bool,
-    terminal: bool,
+    /// Until it is known what kind of streams the process has.
+    streams: Option<Streams>,
     /// Those of a new identity that the agent has not acknowledged.
     steps: &'static [Step],
     saves: Saves,
@@ -116,39 +119,24 @@ impl<'a> Talk<'a> {
         let Session {
             opening, streams, ..
         } = session;
-        let terminal = opening.terminal();
-        let stream = if terminal {
-            Stream::Terminal
-        } else {
-            Stream::Stdin
-        };
-        let input = streams.stdin.filter(|_| opening.stdin());
-        let aside = opening.stdin() && input.is_none() && session.company.is_some();
-        let outputs = if terminal {
-            vec![Output::new(Stream::Terminal, streams.stdout)]
-        } else {
-            vec![
-                Output::new(Stream::Stdout, streams.stdout),
-                Output::new(Stream::Stderr, streams.stderr),
-            ]
-        };
         let wants_kernel_log = matches!(&opening, Opening::Start(start) if start.kernel_log);
         let reborn = matches!(opening, Opening::Reborn(_));
         let steps = reborn::steps(&opening);
+        let own = match &opening {
+            Opening::Start(start) => Some((start.terminal.is_some(), start.stdin)),
+            // Its agent says what it has.
+            Opening::Reborn(_) => None,
+        };
         let mut greeting = Vec::new();
         if !session.greeted {
-            let message = match opening {
-                Opening::Start(start) => Message::Start(start),
-                Opening::Reborn(reborn) => Message::Reborn(reborn.rebirth),
-            };
-            let encoded = message.encode(&mut greeting);
+            let encoded = opening.message().encode(&mut greeting);
             encoded.map_err(|_| SessionError::TooLong)?;
         }
-        Ok(Self {
+        let mut talk = Self {
             agent: session.agent,
             machine: session.machine,
             company: session.company,
-            aside: aside.then(|| (stream, SendWindow::new())),
+            aside: None,
             patience: None,
             detachable: session.detachable,
             half_detached: false,
@@ -160,7 +148,7 @@ impl<'a> Talk<'a> {
             deadline: Instant::now().checked_add(session.limits.agent),
             greeting,
             reborn,
-            terminal,
+            streams: None,
             steps,
             saves: Saves::default(),
             greeted: false,
@@ -172,14 +160,38 @@ impl<'a> Talk<'a> {
             asked_to_end: false,
             decoder: Decoder::new(),
             out: ByteQueue::new(),
-            input: input.map(|fd| Input::new(stream, fd)),
-            outputs,
+            input: None,
+            outputs: Vec::new(),
             scratch: Box::new([0; MAX_CHUNK]),
             console: String::new(),
             end: None,
             unwritten: None,
             verdict: None,
-        })
+        };
+        match own {
+            Some((terminal, stdin)) => talk.join(streams, terminal, stdin),
+            None => talk.streams = Some(streams),
+        }
+        Ok(talk)
+    }
+
+    /// Joins the operator's streams to the process's.
+    fn join(&mut self, streams: Streams, terminal: bool, stdin: bool) {
+        let stream = match terminal {
+            true => Stream::Terminal,
+            false => Stream::Stdin,
+        };
+        let input = streams.stdin.filter(|_| stdin);
+        let aside = stdin && input.is_none() && self.company.is_some();
+        self.aside = aside.then(|| (stream, SendWindow::new()));
+        self.input = input.map(|fd| Input::new(stream, fd));
+        self.outputs = match terminal {
+            true => vec![Output::new(Stream::Terminal, streams.stdout)],
+            false => vec![
+                Output::new(Stream::Stdout, streams.stdout),
+                Output::new(Stream::Stderr, streams.stderr),
+            ],
+        };
     }
 
     pub fn run(mut self) -> Result<Outcome, SessionError> {

@@ -30,6 +30,8 @@ impl Talk<'_> {
         match wish {
             Wish::Count => self.ask(&Request::Count),
             Wish::Save(order) => self.save(order),
+            Wish::Resume => self.resume(),
+            Wish::End => self.kill(9),
             Wish::Resize(size) => self.tell(&Message::Resize(size)),
             // A signal before there is a process has nobody to go to; one that would end it
             // ends the machine.

@@ -30,15 +30,15 @@ impl Talk<'_> {
                 "no process, and was saved with one",
             )),
             Some(_) if !self.reborn => Err(SessionError::Otherwise("a process already")),
-            Some(running) if running.terminal != self.terminal => Err(SessionError::Otherwise(
-                "another kind of terminal than it was saved with",
-            )),
-            Some(Running { stdin: false, .. }) => {
-                self.input = None;
-                self.aside = None;
+            Some(Running {
+                terminal, stdin, ..
+            }) => {
+                if let Some(streams) = self.streams.take() {
+                    self.join(streams, terminal, stdin);
+                }
                 Ok(())
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

@@ -3,6 +3,7 @@
 //! saved, and they go on. Whatever fails on the way, they go on, and the company hears why.
 
 use super::{Stage, Talk};
+use crate::control::Request;
 use crate::instance::session::{Event, SaveOrder, Saved};
 use husk_protocol::Message;
 use std::collections::VecDeque;
@@ -17,8 +18,6 @@ const FREEZE: Duration = Duration::from_secs(5);
 const SAVE: Duration = Duration::from_secs(3600);
 /// Letters of a reason the guest gives.
 const MAX_REASON: usize = 200;
-/// SIGKILL: how a machine ends that was saved to be ended.
-const KILLED: u8 = 9;
 
 #[derive(Debug)]
 enum Stand {
@@ -39,6 +38,8 @@ pub(super) struct Saves {
     owed: bool,
     /// The machine never answered: what it says of a save may be of that one.
     lost: bool,
+    /// It was saved, and stands still until it is told otherwise.
+    held: bool,
 }
 
 impl Saves {
@@ -60,6 +61,8 @@ impl Talk<'_> {
             "its command does not run"
         } else if self.saves.lost {
             "an earlier snapshot of it never came to an end"
+        } else if self.saves.held {
+            "it stands still since its last snapshot"
         } else if self.saves.owed {
             "its guest has not answered for the last snapshot yet"
         } else {
@@ -83,8 +86,9 @@ impl Talk<'_> {
             return;
         };
         let files: Vec<_> = order.files.iter().map(|file| file.as_fd()).collect();
-        let hold = order.hold;
-        match self.machine.map(|machine| machine.save(hold, &files)) {
+        let SaveOrder { hold, changes, .. } = order;
+        let request = Request::Save { hold, changes };
+        match self.machine.map(|machine| machine.save(&request, &files)) {
             Some(Ok(())) => self.saves.enter(Stand::Saving { hold }, SAVE),
             Some(Err(error)) => {
                 self.tell(&Message::Thaw);
@@ -132,11 +136,17 @@ impl Talk<'_> {
                 if stopped && !hold {
                     self.tell(&Message::Thaw);
                 }
+                self.saves.held = hold;
                 self.conclude_save(Ok(Saved { paused }));
-                if hold {
-                    self.kill(KILLED);
-                }
             }
+        }
+    }
+
+    /// One that stands still since it was saved goes on.
+    pub(super) fn resume(&mut self) {
+        if std::mem::take(&mut self.saves.held) {
+            self.ask(&Request::Resume);
+            self.tell(&Message::Thaw);
         }
     }
 

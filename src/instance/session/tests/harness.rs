@@ -46,9 +46,9 @@ impl Machine for Control {
         Ok(())
     }
 
-    fn save(&self, hold: bool, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn save(&self, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()> {
         assert_eq!(files.len(), 2);
-        self.send(&Request::Save { hold })
+        self.send(request)
     }
 
     fn recv(&self) -> io::Result<Option<Report>> {
@@ -192,7 +192,10 @@ impl FakeMachine {
             let mut buffer = vec![0; MAX_MESSAGE];
             while let Ok(n @ 1..) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 let request: Request = serde_json::from_slice(&buffer[..n]).unwrap();
-                let noted = matches!(request, Request::Save { .. } | Request::Release);
+                let noted = matches!(
+                    request,
+                    Request::Save { .. } | Request::Resume | Request::Release
+                );
                 if noted {
                     change(&seen, |seen| seen.requests.push(request.clone()));
                 }
@@ -204,7 +207,7 @@ impl FakeMachine {
                         },
                     ),
                     Request::Save { .. } => saves.iter().for_each(|said| report(&socket, said)),
-                    Request::Release => {}
+                    Request::Resume | Request::Release => {}
                     Request::Count => report(&socket, &Report::Counted(Counted::default())),
                     Request::Stop => {
                         *stopped.lock().unwrap() = true;
@@ -291,9 +294,8 @@ impl Bench {
     }
 
     pub fn stdin(&mut self, fd: OwnedFd) {
-        match &mut self.opening {
-            Opening::Start(start) => start.stdin = true,
-            Opening::Reborn(reborn) => reborn.stdin = true,
+        if let Opening::Start(start) = &mut self.opening {
+            start.stdin = true;
         }
         self.stdin = Some(fd);
     }
