@@ -14,6 +14,7 @@ pub mod terminal;
 pub mod trace;
 
 mod attach;
+mod bake;
 pub mod boot;
 mod completions;
 mod cp;
@@ -21,6 +22,7 @@ mod doctor;
 mod events;
 mod exec;
 mod follow;
+mod fork;
 mod guest;
 mod image;
 mod inspect;
@@ -30,6 +32,7 @@ mod launch;
 mod logs;
 mod man;
 mod ps;
+mod restore;
 mod ring;
 mod rm;
 mod run;
@@ -99,6 +102,9 @@ enum Verb {
     Image(image::ImageArgs),
     Snapshots(snapshot::SnapshotsArgs),
     Snapshot(snapshot::SnapshotArgs),
+    Restore(restore::RestoreArgs),
+    Fork(fork::ForkArgs),
+    Bake(Box<bake::BakeArgs>),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Template(template::TemplateArgs),
@@ -145,6 +151,9 @@ impl Verb {
             Self::Image(args) => image::execute(&args, printer),
             Self::Snapshots(args) => snapshot::snapshots(&args, printer),
             Self::Snapshot(args) => snapshot::execute(&args, printer),
+            Self::Restore(args) => restore::execute(&args, exec, printer),
+            Self::Fork(args) => fork::execute(&args, exec, printer),
+            Self::Bake(args) => bake::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Template(args) => template::execute(&args, printer),

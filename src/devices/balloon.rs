@@ -12,7 +12,7 @@ use crate::memory;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
-use crate::virtio::state::{DeviceState, StateFault};
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -152,6 +152,19 @@ impl Balloon {
     }
 }
 
+/// The queues for statistics and for reports: those that were not negotiated do not exist,
+/// and those behind them move up.
+fn places(features: u64) -> (Option<usize>, Option<usize>) {
+    let mut next = DEFLATE;
+    let mut place = |wanted: u64| {
+        (features & wanted != 0).then(|| {
+            next += 1;
+            next
+        })
+    };
+    (place(F_STATS), place(F_REPORTING))
+}
+
 /// Pages by their numbers: those next to each other go in one call.
 fn inflate(chain: &mut Chain<'_>, ram: &memory::GuestRam) -> Result<Verdict, GuestFault> {
     let count = (chain.readable.len() / 4).min(MAX_PAGES);
@@ -219,16 +232,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&mut self, features: u64, io: &mut Io<'_>) {
-        // Queues that were not negotiated do not exist, and those behind them move up.
-        let mut next = DEFLATE;
-        let mut place = |wanted: u64| {
-            (features & wanted != 0).then(|| {
-                next += 1;
-                next
-            })
-        };
-        self.statistics = place(F_STATS);
-        self.reporting = place(F_REPORTING);
+        (self.statistics, self.reporting) = places(features);
         if let Some(queue) = self.reporting.and_then(|index| io.queues.get_mut(index)) {
             queue.allow(MAX_REPORT);
         }
@@ -274,30 +278,35 @@ impl VirtioDevice for Balloon {
         }
     }
 
-    fn resume(
-        &mut self,
-        features: u64,
-        state: &DeviceState,
-        io: &mut Io<'_>,
-    ) -> Result<(), StateFault> {
-        let DeviceState::Balloon {
-            actual,
-            target,
-            held,
-        } = *state
-        else {
-            return Err(StateFault::Own);
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        let (actual, target, held) = match state.own {
+            DeviceState::None => return Ok(()),
+            DeviceState::Balloon {
+                actual,
+                target,
+                held,
+            } => (actual, target, held),
+            _ => return Err(StateFault::Own),
         };
-        self.control.actual.store(actual, Ordering::Release);
-        self.control.target.store(target, Ordering::Release);
-        self.activate(features, io);
-        let queue = self.statistics.and_then(|index| io.queues.get(index));
         // A head beyond its queue could not be given back.
-        if held.is_some_and(|head| queue.is_none_or(|queue| head >= queue.size())) {
+        let (statistics, _) = places(state.core.accepted);
+        let queue = statistics.and_then(|index| state.core.queues.get(index));
+        let size = queue.filter(|queue| queue.progress.is_some());
+        let size = size.map_or(0, |queue| queue.size);
+        if held.is_some_and(|head| head >= size || !state.is_live()) {
             return Err(StateFault::Own);
         }
-        self.held = held;
+        self.control.actual.store(actual, Ordering::Release);
+        self.control.target.store(target, Ordering::Release);
         Ok(())
+    }
+
+    fn resume(&mut self, features: u64, state: &DeviceState, io: &mut Io<'_>) {
+        self.activate(features, io);
+        if let DeviceState::Balloon { target, held, .. } = *state {
+            self.told = target;
+            self.held = held;
+        }
     }
 
     fn deactivate(&mut self, watch: &mut dyn Watch) {
@@ -392,5 +401,73 @@ mod tests {
         );
         driver.settle();
         assert_eq!(driver.used(2), Some((head, 0)));
+    }
+
+    fn restored(driver: &Driver) -> (Driver, Arc<Control>) {
+        let (balloon, control) = Balloon::new().expect("a balloon");
+        (driver.restored(Box::new(balloon)), control)
+    }
+
+    #[test]
+    fn a_restored_balloon_has_its_size_its_target_and_the_buffer_it_was_lent() {
+        for (features, queue) in [(ALL, 3), (F_REPORTING, 2), (F_STATS, 2)] {
+            let (mut driver, control) = balloon(features);
+            control.set_target(64 << 20);
+            driver.settle();
+            driver.mmio_actual(1000);
+            let lends = features & F_STATS != 0;
+            let at = driver.place(&[0; 30]);
+            let head = lends.then(|| driver.offer(2, &[(at, 30)], &[]));
+            driver.kick(2);
+            driver.settle();
+            let (mut copy, control) = restored(&driver);
+            assert_eq!(control.actual(), 1000 * PAGE);
+            assert_eq!(copy.config::<4>(0), 16384u32.to_le_bytes());
+            control.statistics();
+            copy.settle();
+            assert_eq!(copy.used(2), head.map(|head| (head, 0)));
+            // Reports find their queue.
+            if features & F_REPORTING != 0 {
+                filled(&copy, 0x40_0000, 8192);
+                assert_eq!(copy.request(queue, &[], &[(0x40_0000, 8192)]), 0);
+                assert_eq!(copy.fetch(0x40_0000, 8192), vec![0; 8192]);
+            }
+            let number = copy.place(&0x400u32.to_le_bytes());
+            filled(&copy, 0x40_0000, 4096);
+            assert_eq!(copy.request(INFLATE, &[(number, 4)], &[]), 0);
+            assert_eq!(copy.fetch(0x40_0000, 4096), vec![0; 4096]);
+            let interrupts = copy.read(0xfc);
+            control.set_target(0);
+            copy.settle();
+            assert_eq!(copy.read(0xfc), interrupts + 1, "a new target is told");
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_nobody_can_have_lent_is_refused() {
+        type Change = fn(&mut TransportState);
+        let cases: [(u64, Change); 5] = [
+            (ALL, |state| held(state, 16)),
+            (ALL, |state| held(state, u16::MAX)),
+            (F_REPORTING, |state| held(state, 0)),
+            (ALL, |state| state.core.queues[2].progress = None),
+            (ALL, |state| state.own = DeviceState::Console { sent: 0 }),
+        ];
+        fn held(state: &mut TransportState, head: u16) {
+            state.own = DeviceState::Balloon {
+                actual: 0,
+                target: 0,
+                held: Some(head),
+            };
+        }
+        for (features, change) in cases {
+            let (driver, _) = balloon(features);
+            let mut state = driver.saved();
+            held(&mut state, 3);
+            change(&mut state);
+            let (other, _) = Balloon::new().expect("a balloon");
+            let copy = driver.copied(Box::new(other));
+            assert_eq!(copy.mmio.restore(&state), Err(StateFault::Own));
+        }
     }
 }

@@ -293,9 +293,13 @@ fn save(sitter: Sitter, folder: &Path, patience: Duration) -> Result<(), Templat
     drop(sitter.opened);
     let result = greeted(&sitter.agent, patience).and_then(|()| {
         let files = [state.as_fd(), memory.as_fd()];
-        let sent = machine
-            .control
-            .send_with(&Request::Save { hold: true }, &files);
+        let sent = machine.control.send_with(
+            &Request::Save {
+                hold: true,
+                changes: false,
+            },
+            &files,
+        );
         sent.map_err(TemplateError::Control)?;
         loop {
             match machine.control.recv().map_err(TemplateError::Control)? {

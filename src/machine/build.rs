@@ -8,7 +8,7 @@ use super::marks::Marks;
 use super::outcome::Outcome;
 use super::state::{MachineState, StateFileError};
 use super::vcpu::{self, Core};
-use super::wiring::Wiring;
+use super::wiring::{Ends, Wiring};
 use crate::arch::acpi::{self, AcpiError, Slot};
 use crate::arch::host::{self, HostKind};
 use crate::arch::state::StateError;
@@ -20,6 +20,7 @@ use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
+use crate::memory::saved::{self, Layer};
 use crate::memory::{self, GuestRam, MapError};
 use crate::net::Link;
 use crate::units::Variant;
@@ -55,6 +56,10 @@ pub enum BuildError {
     },
     #[error("there are more devices than interrupt lines")]
     Lines,
+    #[error("the machine is to boot, and there is no kernel to boot")]
+    Begin,
+    #[error("the snapshot has {saved} devices, and its machine is to have {there}")]
+    Devices { saved: usize, there: usize },
     #[error("the snapshot is of a machine with {cpus} CPUs and {memory} bytes of memory")]
     OtherShape { cpus: usize, memory: u64 },
     #[error("the snapshot cannot be restored")]
@@ -82,7 +87,8 @@ pub enum Begin {
 /// A machine that was saved.
 pub struct Saved {
     pub state: File,
-    pub memory: File,
+    /// The oldest first.
+    pub memory: Vec<Layer>,
 }
 
 /// Everything of the host the machine uses, open.
@@ -114,6 +120,12 @@ pub struct Console {
     pub output: Option<OwnedFd>,
 }
 
+/// What its processors begin with, read.
+enum Origin {
+    Files(boot::Files),
+    State(Box<MachineState>),
+}
+
 /// Builds the machine. `on_panic` is called once, on whichever thread sees it, with the
 /// line in which the guest's kernel says that it panicked.
 pub fn build(
@@ -124,13 +136,16 @@ pub fn build(
     on_panic: PanicHook,
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
-    let saved = match &parts.begin {
-        Begin::Boot(_) => None,
-        Begin::Restore(saved) => Some(read_state(saved, config)?),
-    };
-    let ram = match &parts.begin {
-        Begin::Boot(_) => memory::anonymous(config.memory, &layout::HOLE)?,
-        Begin::Restore(saved) => memory::saved::map(&saved.memory, config.memory, &layout::HOLE)?,
+    let (origin, ram) = match parts.begin {
+        Begin::Boot(files) => {
+            let ram = memory::anonymous(config.memory, &layout::HOLE)?;
+            (Origin::Files(files), ram)
+        }
+        Begin::Restore(from) => {
+            let state = read_state(&from, config)?;
+            let ram = saved::map(&from.memory, config.memory, &layout::HOLE)?;
+            (Origin::State(Box::new(state)), ram)
+        }
     };
     let ram = Arc::new(ram);
     memory::keep_small(&ram);
@@ -141,27 +156,29 @@ pub fn build(
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
-    // What a snapshot has comes first; a guest finds the others where it was told to look.
-    if config.places {
-        wiring.add_fixed(config, parts.vsock)?;
-        wiring.add_virtio(config, parts.drives, parts.shares)?;
-    } else {
-        wiring.add_virtio(config, parts.drives, parts.shares)?;
-        wiring.add_fixed(config, parts.vsock)?;
-    }
-    if let (Some(net), Some(link)) = (&config.net, parts.net) {
-        wiring.add_net(net, link)?;
-    }
+    let ends = Ends {
+        drives: parts.drives,
+        shares: parts.shares,
+        vsock: parts.vsock,
+        net: parts.net,
+    };
+    wiring.add_virtio(config, ends)?;
     if config.places {
         wiring.add_places()?;
     }
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
-    let (vcpus, variant) = match (saved, parts.begin) {
-        (Some(state), _) => restore(&vm, host, &state, &board.transports, marks)?,
-        (None, Begin::Boot(files)) => load(&vm, config, files, &ram, &slots, marks)?,
-        (None, Begin::Restore(_)) => return Err(BuildError::Lines),
+    let (vcpus, variant, counters) = match origin {
+        Origin::State(state) => {
+            let (vcpus, variant) = restore(&vm, host, &state, &board.transports, marks)?;
+            let counters = assist::Counters::restored(&state.counters, &ram);
+            (vcpus, variant, counters)
+        }
+        Origin::Files(files) => {
+            let (vcpus, variant) = load(&vm, config, files, &ram, &slots, marks)?;
+            (vcpus, variant, assist::Counters::default())
+        }
     };
     marks.mark("vCPUs made");
     Ok(Machine {
@@ -172,7 +189,7 @@ pub fn build(
             outcome: Arc::clone(outcome),
             marks: Arc::clone(marks),
             assisted: host.interprets_ring0(),
-            counters: assist::Counters::default(),
+            counters,
             gate: Gate::new(vcpus.len()),
             registers: vm.saved_msrs()?,
         }),
@@ -213,7 +230,7 @@ fn load(
 ) -> Result<(Vec<Core>, Variant), BuildError> {
     let host = host::kind();
     let config::Begin::Boot(from) = &config.begin else {
-        return Err(BuildError::Lines);
+        return Err(BuildError::Begin);
     };
     let words = |variant| {
         let own = host.kernel_words(variant).iter();
@@ -244,7 +261,10 @@ fn restore(
         return Err(BuildError::Ring3("of the snapshot".to_owned()));
     }
     if state.devices.len() > transports.len() {
-        return Err(BuildError::Lines);
+        return Err(BuildError::Devices {
+            saved: state.devices.len(),
+            there: transports.len(),
+        });
     }
     let mut cores = Vec::with_capacity(state.cpus.len());
     for (index, cpu) in (0..).zip(&state.cpus) {

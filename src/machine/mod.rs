@@ -43,7 +43,7 @@ pub struct Machine {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
-    net: Option<Arc<net::Counters>>,
+    net: Option<Arc<net::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -57,7 +57,7 @@ pub struct Running {
     transports: Vec<Arc<Mmio>>,
     pit: bool,
     balloon: Option<Arc<balloon::Control>>,
-    net: Option<Arc<net::Counters>>,
+    net: Option<Arc<net::Control>>,
     serial: Arc<Serial>,
     log: Arc<ConsoleLog>,
 }
@@ -99,6 +99,8 @@ impl Machine {
 pub struct Held<'a> {
     running: &'a Running,
     cpus: Vec<gate::Stopped>,
+    /// They are to stand still for good.
+    kept: bool,
 }
 
 impl Held<'_> {
@@ -106,7 +108,9 @@ impl Held<'_> {
     pub fn save(&mut self) -> Result<MachineState, StateError> {
         let running = self.running;
         let devices = running.transports.iter().map(|mmio| mmio.save());
-        let devices = devices.collect();
+        let devices = devices
+            .collect::<Result<_, _>>()
+            .map_err(|busy| StateError::Busy(busy.0))?;
         let cpus = std::mem::take(&mut self.cpus).into_iter();
         let mut cpus: Vec<CpuState> = cpus
             .map(|stopped| stopped.map(|state| *state))
@@ -120,6 +124,7 @@ impl Held<'_> {
             variant: running.variant,
             cpus,
             board: BoardState::save(&running.vm, running.pit)?,
+            counters: running.shared.counters.save(&running.shared.ram),
             devices,
         })
     }
@@ -127,11 +132,18 @@ impl Held<'_> {
     pub fn memory(&self) -> &GuestRam {
         &self.running.shared.ram
     }
+
+    /// The machine does nothing any more, until it is stopped.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.running.shared.gate.open();
+        if !self.kept {
+            self.running.shared.gate.open();
+        }
     }
 }
 
@@ -152,8 +164,21 @@ impl Running {
         let held = Held {
             running: self,
             cpus: held.unwrap_or_default(),
+            kept: false,
         };
         (!held.cpus.is_empty()).then_some(held)
+    }
+
+    /// Lets go on what `Held::keep` left standing.
+    pub fn go_on(&self) {
+        self.shared.gate.open();
+    }
+
+    /// The guest is who it is to be: its interface speaks.
+    pub fn release(&self) {
+        if let Some(net) = &self.net {
+            net.release();
+        }
     }
 
     /// How often the guest's kernel went through ring 0, by kind, where it lives outside of it
@@ -170,7 +195,7 @@ impl Running {
     /// What its devices counted. The guest is asked to say anew how its memory is used: that
     /// is what the next call returns.
     pub fn counted(&self) -> Counted {
-        let traffic = |net: &net::Counters| {
+        let traffic = |net: &net::Control| {
             let ((received_bytes, received_frames), (sent_bytes, sent_frames)) =
                 (net.received(), net.sent());
             Traffic {

@@ -2,6 +2,7 @@
 //! A machine that stands still, as data: all that is not its memory. Written and read on the
 //! `vmm` thread; what is read is distrusted by everything that takes it.
 
+use crate::arch::assist::CountersState;
 use crate::arch::state::{BoardState, CpuState};
 use crate::units::Variant;
 use crate::virtio::state::TransportState;
@@ -20,6 +21,7 @@ pub struct MachineState {
     pub variant: Variant,
     pub cpus: Vec<CpuState>,
     pub board: BoardState,
+    pub counters: CountersState,
     /// Its fixed devices, in the order of their places.
     pub devices: Vec<TransportState>,
 }

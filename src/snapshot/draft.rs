@@ -8,7 +8,7 @@
 use super::cpu;
 use super::error::{Fault, SnapshotError, failed};
 use super::format::{
-    About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, Parent, STATE, Shape, disk, is_file,
+    About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, STATE, Shape, disk, is_file,
     is_name,
 };
 use super::pages::{self, Run};
@@ -92,10 +92,7 @@ impl Draft {
         let created = since.map_or(0, |s| u64::try_from(s.as_nanos()).unwrap_or(u64::MAX));
         let machine = Shape::of(&state).ok_or_else(|| self.fault(Fault::Other))?;
         let needs = cpu::needs(&state).map_err(failed("read", Path::new(cpu::BOOT_ID)))?;
-        let parent = parent.map(|parent| Parent {
-            name: parent.name.clone(),
-            digest: parent.digest,
-        });
+        let parent = parent.map(Snapshot::as_parent);
         let (files, seal) = self.seal(parent.is_some())?;
         let manifest = Manifest {
             format: FORMAT,

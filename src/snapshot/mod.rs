@@ -26,5 +26,5 @@ pub use format::{
     About, Bound, Entry, FORMAT, FormatFault, MEMORY, Manifest, Needs, PAGES, Parent, STATE, Shape,
     disk, is_name,
 };
-pub use pages::{Layer, PAGE, PagesFault, Run};
+pub use pages::{Layer, PAGE, PagesFault, Run, encode};
 pub use store::{Listed, Snapshot, Store};

@@ -61,6 +61,17 @@ pub struct Snapshot {
     pub disks: Vec<File>,
 }
 
+impl Snapshot {
+    /// As those that build on it name it.
+    #[must_use]
+    pub fn as_parent(&self) -> Parent {
+        Parent {
+            name: self.name.clone(),
+            digest: self.digest,
+        }
+    }
+}
+
 /// A snapshot as it is listed.
 #[derive(Debug)]
 pub struct Listed {

@@ -4,6 +4,7 @@
 pub mod child;
 pub mod clock;
 pub mod descriptors;
+pub mod duplicate;
 pub mod limits;
 pub mod names;
 pub mod namespaces;
@@ -11,3 +12,4 @@ pub mod probe;
 pub mod seqpacket;
 pub mod tap;
 pub mod tty;
+pub mod twin;

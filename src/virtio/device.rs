@@ -6,11 +6,12 @@
 
 use super::fault::GuestFault;
 use super::queue::{Chain, Queue};
-use super::state::{DeviceState, StateFault};
+use super::state::{DeviceState, StateFault, TransportState};
 use crate::events::{EventSet, Interest, Token, Watch};
 use crate::irq::IrqLine;
 use crate::memory::GuestRam;
 use crate::telemetry::Faults;
+use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -69,27 +70,30 @@ pub trait VirtioDevice: Send {
 
     /// The machine stands still: what was begun on the guest's behalf is brought to its end
     /// and told to the guest, so that the device is no more than its registers, its queues and
-    /// what `save` says. It may go on afterwards.
-    fn settle(&mut self, _io: &mut Io<'_>) {}
+    /// what `save` says. It may go on afterwards. Nothing it asks of its watch is heard. Fails
+    /// if the host does not come to an end; the device then goes on as if nothing had been.
+    fn settle(&mut self, _io: &mut Io<'_>) -> io::Result<()> {
+        Ok(())
+    }
 
     /// What it remembers beyond registers and queues; after `settle`.
     fn save(&self) -> DeviceState {
         DeviceState::None
     }
 
-    /// A fresh device takes up where another one was saved; in place of `activate`. The
-    /// driver, which knows nothing of it, accepted `features`.
-    fn resume(
-        &mut self,
-        features: u64,
-        state: &DeviceState,
-        io: &mut Io<'_>,
-    ) -> Result<(), StateFault> {
-        if *state != DeviceState::None {
-            return Err(StateFault::Own);
+    /// This device, fresh, is to be the one that was saved: whether it can be. The queues and
+    /// features were looked at before. A device that was at work is resumed later.
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        match state.own {
+            DeviceState::None => Ok(()),
+            _ => Err(StateFault::Own),
         }
+    }
+
+    /// Takes up where another one was saved, with a state that `restore` let pass; in place of
+    /// `activate`. The driver, which knows nothing of it, accepted `features`.
+    fn resume(&mut self, features: u64, _state: &DeviceState, io: &mut Io<'_>) {
         self.activate(features, io);
-        Ok(())
     }
 
     /// The driver reset the device, or lost it. The queues are gone already.
@@ -155,11 +159,16 @@ impl Interrupt {
     /// and a driver that has seen it finds nothing new.
     pub fn restore(&self, status: u32, generation: u32) {
         self.generation.store(generation, Ordering::Release);
-        let status = status & (Self::USED | Self::CONFIG);
         self.status.store(status, Ordering::Release);
         if status != 0 {
             self.line.trigger();
         }
+    }
+
+    /// Whether these are bits that InterruptStatus can have.
+    #[must_use]
+    pub fn is_status(status: u32) -> bool {
+        status & !(Self::USED | Self::CONFIG) == 0
     }
 
     #[must_use]
@@ -312,15 +321,15 @@ impl Shifted<'_> {
 }
 
 impl Watch for Shifted<'_> {
-    fn add(&mut self, interest: Interest) -> std::io::Result<()> {
+    fn add(&mut self, interest: Interest) -> io::Result<()> {
         let interest = self.shift(interest);
         self.watch.add(interest)
     }
-    fn change(&mut self, interest: Interest) -> std::io::Result<()> {
+    fn change(&mut self, interest: Interest) -> io::Result<()> {
         let interest = self.shift(interest);
         self.watch.change(interest)
     }
-    fn remove(&mut self, interest: Interest) -> std::io::Result<()> {
+    fn remove(&mut self, interest: Interest) -> io::Result<()> {
         let interest = self.shift(interest);
         self.watch.remove(interest)
     }

@@ -93,14 +93,18 @@ impl Queue {
         })
     }
 
-    /// Goes on from where a queue stood. The driver's word for its own index is looked at
-    /// with every chain, so any number is as good as another.
-    pub fn resume(&mut self, at: Progress) {
-        if let Some(ring) = &mut self.ring {
-            ring.set_next_avail(at.next_avail);
-            ring.set_next_used(at.next_used);
-            self.told = at.told;
-        }
+    /// Goes on from where a queue stood. False if it cannot have stood there: a chain is
+    /// given back after it was taken, and at most the whole ring is on offer. None if it is
+    /// not in use.
+    pub fn resume(&mut self, at: Progress, memory: &GuestRam) -> Option<bool> {
+        let ring = self.ring.as_mut()?;
+        ring.set_next_avail(at.next_avail);
+        ring.set_next_used(at.next_used);
+        self.told = at.told;
+        let size = ring.size();
+        let waiting = self.offered(memory)?.wrapping_sub(at.next_avail);
+        let under_way = at.next_avail.wrapping_sub(at.next_used);
+        Some(waiting <= size && under_way <= size)
     }
 
     /// Lets chains describe more than `MAX_CHAIN_BYTES`, for a device that has little to do
@@ -207,6 +211,26 @@ impl Queue {
         if let Some(ring) = &mut self.ring {
             let _ = ring.disable_notification(memory);
         }
+    }
+
+    /// The driver's index: how many chains it ever offered. None if it is not in use.
+    #[must_use]
+    pub fn offered(&self, memory: &GuestRam) -> Option<u16> {
+        let ring = self.ring.as_ref()?;
+        Some(ring.avail_idx(memory, Ordering::Acquire).ok()?.0)
+    }
+
+    /// Asks the driver to kick when it offers more than it had at `offered`, though there are
+    /// chains that were not taken. True if it has done so already.
+    pub fn await_beyond(&mut self, memory: &GuestRam, offered: u16) -> bool {
+        let Some(ring) = &mut self.ring else {
+            return false;
+        };
+        let here = ring.next_avail();
+        ring.set_next_avail(offered);
+        let more = ring.enable_notification(memory).unwrap_or(false);
+        ring.set_next_avail(here);
+        more
     }
 
     /// Asks the driver to kick again. True if chains arrived in between: look once more.

@@ -4,6 +4,7 @@
 //! started it, over the control socket.
 
 mod control;
+mod saving;
 
 use crate::boot;
 use crate::config::net::NetLink;
@@ -13,6 +14,7 @@ use crate::devices::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
+use crate::memory::saved::{self, Layer};
 use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
 use crate::sys::limits;
@@ -21,6 +23,7 @@ use crate::telemetry;
 use control::Desk;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{FlockOperation, flock};
+use saving::Saver;
 use std::error::Error;
 use std::fs::File;
 use std::io;
@@ -116,6 +119,10 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     let parts = take_parts(&config, inherited)?;
     let disks = parts.drives.iter().map(File::try_clone);
     let disks: Vec<File> = disks.collect::<io::Result<_>>()?;
+    let writable = config.drives.iter().zip(&disks);
+    let writable = writable.filter(|(drive, _)| !drive.read_only);
+    let writable = writable.map(|(_, disk)| disk.try_clone());
+    let saver = Saver::new(writable.collect::<io::Result<_>>()?)?;
     Plan::new(config.jail).enter()?;
     marks.mark("jail entered");
 
@@ -129,7 +136,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     for source in machine.sources() {
         events.add(Arc::clone(source));
     }
-    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome));
+    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome), saver);
     events.add(Arc::clone(&desk) as Arc<dyn Source>);
     // What was marked so far is told at the first turn of the loop: each mark wakes a process, and
     // the guest is to start first.
@@ -175,6 +182,24 @@ fn report_marks(socket: &SeqPacket, marks: &Marks) {
     }
 }
 
+/// The files of a machine's memory, and what pages each has.
+fn layers(
+    list: &[config::Layer],
+    file: &mut impl FnMut(&config::HostFile) -> io::Result<File>,
+) -> io::Result<Vec<Layer>> {
+    let layer = |layer: &config::Layer| {
+        let runs = layer
+            .pages
+            .as_ref()
+            .map(|pages| saved::read_runs(&file(pages)?));
+        Ok(Layer {
+            file: file(&layer.file)?,
+            runs: runs.transpose()?,
+        })
+    };
+    list.iter().map(layer).collect()
+}
+
 /// Everything the configuration names was opened by the process that started this one.
 fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts> {
     let mut file = |from: &config::HostFile| inherited.take(from.fd).map(File::from);
@@ -185,7 +210,7 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
         }),
         Begin::Restore(saved) => machine::Begin::Restore(machine::Saved {
             state: file(&saved.state)?,
-            memory: file(&saved.memory)?,
+            memory: layers(&saved.memory, &mut file)?,
         }),
     };
     let drives = config

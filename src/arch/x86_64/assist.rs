@@ -10,6 +10,7 @@
 
 use crate::memory::GuestRam;
 use kvm_bindings::kvm_regs;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _};
@@ -26,6 +27,8 @@ pub const KINDS: usize = 16;
 const ROW: u64 = 128;
 /// Most rows, one a processor: a guest's word for how much of its memory is read at a time.
 const MAX_ROWS: u64 = 64;
+/// Most groups of rows taken from a saved state: no more than there can be rows.
+const MAX_ROW_GROUPS: usize = 64;
 /// Where Linux maps all RAM when it does not randomise (Documentation/arch/x86/x86_64/mm.rst).
 const DIRECT_MAP: u64 = 0xffff_8880_0000_0000;
 /// Where Linux maps its own image, from guest-physical zero.
@@ -43,25 +46,66 @@ mod operation {
 /// Where a guest whose kernel lives in ring 3 counts its round trips through ring 0: it tells
 /// of its rows, which are per-CPU data, in as many requests as it likes.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<Vec<Rows>>);
+pub struct Counters {
+    told: Mutex<Vec<Rows>>,
+    /// What stood in them when the machine was saved: counted in another life.
+    before: [u64; KINDS],
+}
 
 /// All of it guest RAM, and `start` a multiple of a word.
-#[derive(Clone, Copy, Debug)]
-struct Rows {
-    start: GuestAddress,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rows {
+    start: u64,
     count: u64,
 }
 
+/// The counters of a machine that was saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountersState {
+    rows: Vec<Rows>,
+    sum: [u64; KINDS],
+}
+
 impl Counters {
+    /// While no vCPU runs.
+    pub fn save(&self, ram: &GuestRam) -> CountersState {
+        CountersState {
+            sum: self.counted(ram).unwrap_or_default(),
+            rows: self.rows().clone(),
+        }
+    }
+
+    /// Counts from here on, where a machine that was saved had its rows. Rows that no guest
+    /// could have told of are left out: figures are all that is lost.
+    #[must_use]
+    pub fn restored(state: &CountersState, ram: &GuestRam) -> Self {
+        let counters = Self {
+            told: Mutex::default(),
+            before: state.sum,
+        };
+        for rows in state.rows.iter().take(MAX_ROW_GROUPS) {
+            let _ = counters.add(*rows, ram);
+        }
+        counters
+    }
+
     /// The sum of all rows by kind, as they stand now: the guest may count on, and may count
-    /// what it likes.
+    /// what it likes. What was counted before a restore is not in it.
     pub fn sum(&self, ram: &GuestRam) -> Option<[u64; KINDS]> {
+        let mut sum = self.counted(ram)?;
+        for (now, before) in sum.iter_mut().zip(&self.before) {
+            *now = now.saturating_sub(*before);
+        }
+        Some(sum)
+    }
+
+    fn counted(&self, ram: &GuestRam) -> Option<[u64; KINDS]> {
         let told = self.rows();
         let mut sum = [0u64; KINDS];
         for rows in told.iter() {
             for row in 0..rows.count {
                 for (kind, sum) in (0u64..).zip(&mut sum) {
-                    let at = GuestAddress(rows.start.0 + row * ROW + kind * 8);
+                    let at = GuestAddress(rows.start + row * ROW + kind * 8);
                     *sum = sum.saturating_add(ram.load(at, Ordering::Relaxed).ok()?);
                 }
             }
@@ -70,24 +114,30 @@ impl Counters {
     }
 
     fn register(&self, regs: &kvm_regs, ram: &GuestRam) -> Option<()> {
-        let start = physical(regs.rdi)?;
-        let length = usize::try_from(regs.rcx).ok()?;
-        let count = regs.rcx / ROW;
-        let whole = regs.rcx.is_multiple_of(ROW) && start.0.is_multiple_of(8);
-        if !whole || !(1..=MAX_ROWS).contains(&count) {
+        let rows = Rows {
+            start: physical(regs.rdi)?.0,
+            count: regs.rcx / ROW,
+        };
+        regs.rcx.is_multiple_of(ROW).then_some(())?;
+        self.add(rows, ram)
+    }
+
+    fn add(&self, rows: Rows, ram: &GuestRam) -> Option<()> {
+        if !rows.start.is_multiple_of(8) || !(1..=MAX_ROWS).contains(&rows.count) {
             return None;
         }
-        ram.get_slice(start, length).ok()?;
+        let length = usize::try_from(rows.count * ROW).ok()?;
+        ram.get_slice(GuestAddress(rows.start), length).ok()?;
         let mut told = self.rows();
-        if told.iter().map(|rows| rows.count).sum::<u64>() + count > MAX_ROWS {
+        if told.iter().map(|rows| rows.count).sum::<u64>() + rows.count > MAX_ROWS {
             return None;
         }
-        told.push(Rows { start, count });
+        told.push(rows);
         Some(())
     }
 
     fn rows(&self) -> std::sync::MutexGuard<'_, Vec<Rows>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -271,6 +321,35 @@ mod tests {
             );
         }
         assert_eq!(read(&ram, 0x1000 + COUNT * 32, 64), beyond);
+    }
+
+    #[test]
+    fn counters_survive_a_save_and_count_from_there_on() {
+        const AT: u64 = 0x8000;
+        let (ram, counters) = (ram(), Counters::default());
+        count(&ram, AT, 0);
+        ram.write_slice(&[0; 256], GuestAddress(AT)).expect("RAM");
+        assert_eq!(register(&counters, &ram, DIRECT_MAP + AT, 128), 0);
+        assert_eq!(register(&counters, &ram, DIRECT_MAP + AT + 128, 128), 0);
+        count(&ram, AT + 8, 100);
+        let state = counters.save(&ram);
+        let restored = Counters::restored(&state, &ram);
+        assert_eq!(restored.sum(&ram), Some([0; KINDS]), "nothing since");
+        count(&ram, AT + 8, 104);
+        count(&ram, AT + 128 + 8, 3);
+        let mut expected = [0; KINDS];
+        expected[1] = 7;
+        assert_eq!(restored.sum(&ram), Some(expected));
+        assert_eq!(restored.save(&ram).rows, state.rows, "saved once more");
+        // What no guest could have told of is not looked at.
+        for (start, count) in [(AT + 1, 1), (AT, 0), (AT, MAX_ROWS + 1), (4 << 20, 1)] {
+            let mut hostile = state.clone();
+            hostile.rows = vec![Rows { start, count }; 100];
+            assert_eq!(Counters::restored(&hostile, &ram).sum(&ram), None);
+        }
+        let mut many = state;
+        many.rows = vec![many.rows[0]; 1000];
+        assert!(Counters::restored(&many, &ram).sum(&ram).is_some());
     }
 
     #[test]

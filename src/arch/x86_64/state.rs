@@ -41,6 +41,9 @@ pub enum StateError {
         found: usize,
         expected: usize,
     },
+    /// By name.
+    #[error("{0} does not finish what the guest asked of it")]
+    Busy(&'static str),
     #[error("this host's KVM does not take the value of the processor's register {0:#x}")]
     Register(u32),
 }

@@ -2,6 +2,7 @@
 //! From a described machine to its end, in the process that owns it: this one in the
 //! foreground, a process of its own with --detach. Main thread.
 
+use super::blueprint::Blueprint;
 use super::session::window_size;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
@@ -9,12 +10,14 @@ use crate::cli::output::{ExitStatus, Failure, Problem};
 use crate::cli::signals::Signals;
 use crate::config::VmConfig;
 use crate::instance::beside::{self, Beside};
-use crate::instance::desk::Desk;
+use crate::instance::desk::{Described, Desk};
 use crate::instance::record::{Ended, Record, now};
-use crate::instance::session::{self, Event, How, Limits, Outcome, Session, SessionError, Streams};
+use crate::instance::session::{
+    self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
+};
 use crate::instance::{self, Found, Place, PlaceError, Spawned};
 use anyhow::Context as _;
-use husk_protocol::{Exit, Start};
+use husk_protocol::Exit;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -91,6 +94,8 @@ pub struct Whole {
     pub beside: beside::Plan,
     /// Holds every descriptor that the others name.
     pub opened: Opened,
+    /// What the machine can be made from again, for those who save it.
+    pub blueprint: Blueprint,
 }
 
 /// Writes the machine down as this process's own and starts it. Nothing is left of one that
@@ -101,8 +106,15 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         mut config,
         beside,
         mut opened,
+        blueprint,
     } = whole;
     let log = record.detached;
+    let writable = config.drives.iter().filter(|drive| !drive.read_only);
+    let described = Described {
+        blueprint: serde_json::to_vec(&blueprint).context("cannot describe the machine")?,
+        disks: writable.count(),
+        restored: blueprint.parent.is_some(),
+    };
     let has_disks = config.drives.iter().any(|drive| !drive.read_only);
     let mut company = beside.seated();
     let place = Place::open(place).map_err(|error| problem(&error))?;
@@ -133,7 +145,8 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
             return Err(error.into());
         }
     };
-    let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
+    let mut desk =
+        Desk::open(claim, log, described).context("cannot keep the machine's records")?;
     desk.machine_started(machine.pid);
     if let Err(error) = company.ready() {
         machine.kill();
@@ -151,7 +164,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
 /// Who sits at the session.
 pub struct Operator<'a> {
     pub agent: UnixStream,
-    pub start: Start,
+    pub opening: Opening,
     pub streams: Streams,
     pub signals: &'a Signals,
     pub timeout: Duration,
@@ -166,7 +179,7 @@ pub fn drive(
     let result = session::drive(
         Session {
             agent: operator.agent,
-            start: operator.start,
+            opening: operator.opening,
             greeted: false,
             streams: operator.streams,
             machine: Some(&owned.machine.control),

@@ -4,6 +4,7 @@
 
 mod list;
 mod look;
+mod make;
 mod travel;
 
 pub use list::SnapshotsArgs;
@@ -12,17 +13,22 @@ pub use list::execute as snapshots;
 use super::host::data_dir;
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::progress::Waiting;
-use crate::snapshot::{SnapshotError, Store};
+use crate::snapshot::{SnapshotError, Store, is_name};
 
-/// See, move and remove snapshots
+/// Keep a running machine under a name; see, move and remove what is kept
 ///
-/// A snapshot is a machine that stands still, kept under a name: memory, processors, devices
-/// and disks.
+/// A snapshot is a machine that stands still: memory, processors, devices and disks. The
+/// machine itself goes on after some milliseconds, unless --stop ends it. `husk restore` runs
+/// machines that go on from a snapshot.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)]
+#[command(subcommand_negates_reqs = true)]
 pub struct SnapshotArgs {
+    #[command(flatten)]
+    make: make::MakeArgs,
     #[command(subcommand)]
-    verb: SnapshotVerb,
+    verb: Option<SnapshotVerb>,
 }
 
 #[derive(Clone, Debug, clap::Subcommand)]
@@ -44,6 +50,8 @@ enum SnapshotVerb {
 
 const EXAMPLES: &str = "\
 Examples:
+  husk snapshot ready web
+  husk snapshot --diff --stop tuesday web
   husk snapshot ls
   husk snapshot inspect ready
   husk snapshot export ready - | ssh other husk snapshot import -
@@ -70,7 +78,10 @@ struct FlattenArgs {
 }
 
 pub fn execute(args: &SnapshotArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
-    match &args.verb {
+    let Some(verb) = &args.verb else {
+        return make::execute(&args.make, printer);
+    };
+    match verb {
         SnapshotVerb::Ls(args) => list::execute(args, printer),
         SnapshotVerb::Inspect(args) => look::execute(args, printer),
         SnapshotVerb::Rm(args) => remove(&store()?, &args.names),
@@ -83,6 +94,22 @@ pub fn execute(args: &SnapshotArgs, printer: &Printer) -> Result<ExitStatus, Fai
 /// This user's snapshots.
 pub fn store() -> Result<Store, Problem> {
     Ok(Store::open(&data_dir()?))
+}
+
+/// What a snapshot of this image is called where nobody says: the image's own name.
+pub fn name_of(image: &str) -> Result<String, Problem> {
+    const TRANSPORTS: [&str; 5] = ["dir:", "tar:", "oci:", "oci-archive:", "docker-archive:"];
+    let bare = TRANSPORTS.iter().find_map(|word| image.strip_prefix(word));
+    let path = bare.unwrap_or(image).trim_end_matches('/');
+    let last = path.rsplit('/').next().unwrap_or(path);
+    let name = last.split(['@', ':']).next().unwrap_or(last);
+    let name = Some(name).filter(|name| is_name(name));
+    name.map(str::to_owned).ok_or_else(|| {
+        Problem::new(format!(
+            "the image's name, {image}, makes no name of a snapshot"
+        ))
+        .hint("--as NAME says what to call it")
+    })
 }
 
 /// An error as it is told.

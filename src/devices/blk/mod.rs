@@ -20,6 +20,7 @@ use crate::telemetry;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use backend::{Backend, DEPTH};
 use request::{Asks, MAX_HOLE, Request, Rules, S_IOERR, S_OK, S_UNSUPP, SECTOR};
 use request::{SEGMENT_BYTES, SEGMENTS};
@@ -75,6 +76,7 @@ pub struct Blk {
     stalled: bool,
     limits: Limits,
     throttle: Option<Throttle>,
+    stand_in: bool,
 }
 
 impl Blk {
@@ -134,7 +136,17 @@ impl Blk {
             stalled: false,
             limits,
             throttle,
+            stand_in: false,
         })
+    }
+
+    /// It is no disk, but stands for one: see `DeviceState::StandIn`.
+    #[must_use]
+    pub fn standing_in(self) -> Self {
+        Self {
+            stand_in: true,
+            ..self
+        }
     }
 
     fn request(&mut self, chain: &mut Chain<'_>) -> Result<Verdict, GuestFault> {
@@ -343,10 +355,46 @@ impl VirtioDevice for Blk {
         self.forget();
     }
 
-    fn settle(&mut self, io: &mut Io<'_>) {
+    fn settle(&mut self, io: &mut Io<'_>) -> io::Result<()> {
         while self.free.len() < self.pending.len() {
             self.backend.wait();
             self.answer(io);
+        }
+        // What told of a free place was heard here, and nobody hears it again.
+        if self.stalled {
+            io.again(0);
+        }
+        Ok(())
+    }
+
+    /// What was written and not flushed is in the file already, as every reader of it sees it;
+    /// whether it would outlive the host is for the next flush, which covers it still.
+    fn save(&self) -> DeviceState {
+        if self.stand_in {
+            return DeviceState::StandIn;
+        }
+        DeviceState::Disk {
+            sectors: self.rules.length / SECTOR,
+            read_only: self.rules.read_only,
+        }
+    }
+
+    /// A driver believes in the length it read.
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        match state.own {
+            DeviceState::None => Ok(()),
+            DeviceState::StandIn if self.rules.read_only => Ok(()),
+            ref own if *own == self.save() => Ok(()),
+            DeviceState::Disk { sectors, .. } => Err(StateFault::Disk(sectors)),
+            _ => Err(StateFault::Own),
+        }
+    }
+
+    fn resume(&mut self, features: u64, state: &DeviceState, io: &mut Io<'_>) {
+        self.activate(features, io);
+        if *state == DeviceState::StandIn {
+            // The driver learns how long the disk is. What it believes meanwhile is more.
+            io.irq.config();
         }
     }
 

@@ -10,6 +10,7 @@ use crate::events::{EventSet, Interest, Token, Watch};
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -195,6 +196,32 @@ impl VirtioDevice for Console {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// A chain may be printed in part; another machine does not print that part again.
+    fn save(&self) -> DeviceState {
+        DeviceState::Console {
+            sent: self.sent as u64,
+        }
+    }
+
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        match state.own {
+            DeviceState::None | DeviceState::Console { .. } => Ok(()),
+            _ => Err(StateFault::Own),
+        }
+    }
+
+    fn resume(&mut self, features: u64, state: &DeviceState, io: &mut Io<'_>) {
+        self.activate(features, io);
+        if let DeviceState::Console { sent } = *state {
+            // More than the chain has is all of it.
+            self.sent = usize::try_from(sent).unwrap_or(usize::MAX);
+        }
+        // The terminal is another one, and may have another size.
+        if features & F_SIZE != 0 {
+            io.irq.config();
         }
     }
 

@@ -4,7 +4,9 @@
 //! Event thread. Each frame is copied once, out of the guest or into it, so that a guest
 //! which changes it meanwhile changes nothing. A frame the link does not take now stays in
 //! the guest's buffers; one the guest has no room for stays here, and the rest in the link.
-//! So do those for which a limit's time has not come.
+//! So do those for which a limit's time has not come. A restored interface is mute at first:
+//! until it is released the guest still believes to be another machine, and nothing it sends
+//! under that one's name reaches anybody.
 
 #[cfg(test)]
 mod tests;
@@ -16,10 +18,12 @@ use crate::net::{HEADER, Link, MAX_FRAME, MIN_FRAME, Offloads};
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::{Buffers, Chain};
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use vmm_sys_util::eventfd::EventFd;
 
 const F_CSUM: u64 = 1 << 0;
 const F_GUEST_CSUM: u64 = 1 << 1;
@@ -35,9 +39,11 @@ const F_MRG_RXBUF: u64 = 1 << 15;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-/// Tokens of what is watched: the link, and a direction's timer at `TIMERS` and its queue.
+/// Tokens of what is watched: the link, a direction's timer at `TIMERS` and its queue, and
+/// the word that the interface is to speak.
 const LINK: Token = 0;
 const TIMERS: Token = 1;
+const RELEASED: Token = 3;
 
 /// Frames taken in before other devices have their turn. Stops a flood from the link from
 /// having the event thread for itself.
@@ -54,11 +60,13 @@ enum Fate {
     NoRoom,
 }
 
-/// What went through, as the guest names the directions. Any thread.
-#[derive(Debug, Default)]
-pub struct Counters {
+/// The interface from outside the guest. Any thread.
+#[derive(Debug)]
+pub struct Control {
     received: Direction,
     sent: Direction,
+    mute: AtomicBool,
+    released: EventFd,
 }
 
 #[derive(Debug, Default)]
@@ -80,8 +88,31 @@ impl Direction {
     }
 }
 
-impl Counters {
-    /// Bytes and frames.
+impl Control {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            received: Direction::default(),
+            sent: Direction::default(),
+            mute: AtomicBool::new(false),
+            released: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+        })
+    }
+
+    /// A restored guest has an identity of its own by now: its interface speaks from here on.
+    /// Without meaning for one that does already.
+    pub fn release(&self) {
+        if self.mute.swap(false, Ordering::AcqRel) {
+            let _ = self.released.write(1);
+        }
+    }
+
+    /// Whether it waits for its release.
+    #[must_use]
+    pub fn is_mute(&self) -> bool {
+        self.mute.load(Ordering::Acquire)
+    }
+
+    /// Bytes and frames that went through, as the guest names the directions.
     #[must_use]
     pub fn received(&self) -> (u64, u64) {
         self.received.read()
@@ -96,7 +127,7 @@ impl Counters {
 /// A network interface.
 pub struct Net {
     link: Box<dyn Link>,
-    counters: Arc<Counters>,
+    control: Arc<Control>,
     /// By queue: how much may pass in a second.
     limits: [Option<Throttle>; 2],
     space: [u8; 12],
@@ -105,6 +136,7 @@ pub struct Net {
     into: Box<[u8]>,
     /// Bytes of `into` that wait for room in the guest.
     held: usize,
+    stand_in: bool,
     /// What to wait for, and what is waited for now.
     wanted: EventSet,
     watched: Option<EventSet>,
@@ -117,30 +149,45 @@ impl Net {
         mac: MacAddr,
         mtu: u16,
         bps: Option<u64>,
-    ) -> io::Result<(Self, Arc<Counters>)> {
+    ) -> io::Result<(Self, Arc<Control>)> {
         let mut space = [0; 12];
         space[..6].copy_from_slice(&mac.0);
         space[10..].copy_from_slice(&mtu.to_le_bytes());
         let rates: Vec<u64> = bps.into_iter().collect();
-        let counters = Arc::default();
+        let control = Arc::new(Control::new()?);
         let net = Self {
             link,
-            counters: Arc::clone(&counters),
+            control: Arc::clone(&control),
             limits: [Throttle::new(&rates)?, Throttle::new(&rates)?],
             space,
             features: 0,
             out: vec![0; HEADER + MAX_FRAME].into(),
             into: vec![0; HEADER + MAX_FRAME].into(),
             held: 0,
+            stand_in: false,
             wanted: EventSet::empty(),
             watched: None,
         };
-        Ok((net, counters))
+        Ok((net, control))
+    }
+
+    /// It leads nowhere, but stands for one that does: see `DeviceState::StandIn`.
+    #[must_use]
+    pub fn standing_in(self) -> Self {
+        Self {
+            stand_in: true,
+            ..self
+        }
     }
 
     /// Link to guest, while both have something to give.
     fn receive(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
         self.wanted.remove(EventSet::IN);
+        if self.control.is_mute() {
+            // Its release brings us back.
+            self.listen(io.watch);
+            return Ok(());
+        }
         if let Some(queue) = io.queues.get_mut(RECEIVE) {
             queue.mute(io.memory);
         }
@@ -171,7 +218,7 @@ impl Net {
                 limit.spend([length as u64]);
             }
             match fate {
-                Ok(_) => self.counters.received.add(length),
+                Ok(_) => self.control.received.add(length),
                 Err(fault) => break Err(fault),
             }
         };
@@ -242,7 +289,11 @@ impl Net {
     /// Guest to link, until the link takes no more.
     fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
         let mut full = false;
+        let mute = self.control.is_mute();
         let outcome = io.serve(TRANSMIT, |chain| {
+            if mute {
+                return Ok(Verdict::Done(0));
+            }
             let limit = &mut self.limits[TRANSMIT];
             if limit.as_mut().is_some_and(|limit| !limit.admits()) {
                 return Ok(Verdict::Stop);
@@ -257,7 +308,7 @@ impl Net {
             if let Some(limit) = limit {
                 limit.spend([length as u64]);
             }
-            self.counters.sent.add(length);
+            self.control.sent.add(length);
             Ok(Verdict::Done(0))
         });
         self.wanted.set(EventSet::OUT, full && self.link.is_alive());
@@ -285,6 +336,14 @@ impl Net {
                 events: EventSet::IN,
             })
         })
+    }
+
+    fn released(&self) -> Interest {
+        Interest {
+            fd: self.control.released.as_raw_fd(),
+            token: RELEASED,
+            events: EventSet::IN,
+        }
     }
 
     fn listen(&mut self, watch: &mut dyn Watch) {
@@ -378,6 +437,8 @@ impl VirtioDevice for Net {
 
     fn activate(&mut self, features: u64, io: &mut Io<'_>) {
         self.features = features;
+        // Fails only if the host is out of memory: mute, it stays so.
+        let _ = io.watch.add(self.released());
         for timer in self.timers() {
             // Fails only if the host is out of memory: the device stops at its limit then.
             let _ = io.watch.add(timer);
@@ -404,6 +465,10 @@ impl VirtioDevice for Net {
         events: EventSet,
         io: &mut Io<'_>,
     ) -> Result<(), GuestFault> {
+        if token == RELEASED {
+            let _ = self.control.released.read();
+            return self.receive(io);
+        }
         if let Some(queue) = token.checked_sub(TIMERS) {
             let queue = queue as usize;
             if let Some(Some(limit)) = self.limits.get(queue) {
@@ -423,7 +488,27 @@ impl VirtioDevice for Net {
         Ok(())
     }
 
+    fn save(&self) -> DeviceState {
+        match self.stand_in {
+            true => DeviceState::StandIn,
+            false => DeviceState::None,
+        }
+    }
+
+    /// The frame that waits for room is the saved machine's; the restored one hears others.
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        match state.own {
+            // Nobody was ever behind it: there is nothing to be silent about.
+            DeviceState::StandIn => return Ok(()),
+            DeviceState::None => {}
+            _ => return Err(StateFault::Own),
+        }
+        self.control.mute.store(true, Ordering::Release);
+        Ok(())
+    }
+
     fn deactivate(&mut self, watch: &mut dyn Watch) {
+        let _ = watch.remove(self.released());
         self.held = 0;
         self.wanted = EventSet::empty();
         self.listen(watch);

@@ -18,7 +18,7 @@ use crate::events::{EventSet, Interest, Token, Watch};
 use crate::telemetry::Faults;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
-use crate::virtio::state::{DeviceState, StateFault};
+use crate::virtio::state::DeviceState;
 use muxer::{MAX_CONNECTIONS, Muxer};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -62,6 +62,17 @@ impl Dialer {
     }
 }
 
+/// Where the guest is in learning that all of its connections are gone. Until it knows it
+/// would take a packet for one that it had, and count a new connection among the old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reset {
+    /// It has not been told: it had no buffer for events.
+    Owed,
+    /// It was told, when it had offered so many buffers, and has not offered that one anew.
+    Told(u16),
+    Known,
+}
+
 /// The device.
 pub struct Vsock {
     guest_cid: u64,
@@ -71,8 +82,7 @@ pub struct Vsock {
     listening: bool,
     /// The host could not accept a client for want of descriptors or memory.
     exhausted: bool,
-    /// The guest is to be told that its connections are gone.
-    owes_reset: bool,
+    reset: Reset,
     trouble: Faults,
 }
 
@@ -100,23 +110,38 @@ impl Vsock {
             listener,
             listening: false,
             exhausted: false,
-            owes_reset: false,
+            reset: Reset::Known,
             trouble: Faults::new("vsock listener"),
         };
         Ok((vsock, dialer))
     }
 
-    /// Until the guest knows, no connection is its: it would take a packet for one it had.
+    /// Goes on until the guest is told, or has no buffer to be told by: it kicks when it has
+    /// one. The driver offers each again once it has acted on it (5.10.6.7.1).
     fn tell_reset(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
-        let owed = &mut self.owes_reset;
-        io.serve(EVENTS, |chain| match *owed {
-            true => {
+        if self.reset == Reset::Owed {
+            let offered = io.queues.get(EVENTS).and_then(|q| q.offered(io.memory));
+            let mut told = false;
+            io.serve(EVENTS, |chain| {
+                if told {
+                    return Ok(Verdict::Stop);
+                }
                 chain.writable.write(&TRANSPORT_RESET.to_le_bytes())?;
-                *owed = false;
+                told = true;
                 Ok(Verdict::Done(4))
+            })?;
+            if let (true, Some(offered)) = (told, offered) {
+                self.reset = Reset::Told(offered);
             }
-            false => Ok(Verdict::Stop),
-        })
+        }
+        let queue = io.queues.get_mut(EVENTS);
+        if let (Reset::Told(offered), Some(queue)) = (self.reset, queue)
+            && queue.await_beyond(io.memory, offered)
+        {
+            self.reset = Reset::Known;
+            io.again(TRANSMIT);
+        }
+        Ok(())
     }
 
     fn transmit(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
@@ -125,6 +150,10 @@ impl Vsock {
 
     /// Sends what there is to send, then sees to what is watched.
     fn receive(&mut self, io: &mut Io<'_>) -> Result<(), GuestFault> {
+        if self.reset != Reset::Known {
+            self.settle(io.watch);
+            return Ok(());
+        }
         let choked = self.muxer.is_choked();
         let outcome = io.serve(RECEIVE, |chain| self.muxer.give(chain));
         if choked && !self.muxer.is_choked() {
@@ -214,8 +243,11 @@ impl VirtioDevice for Vsock {
     }
 
     fn process_queue(&mut self, index: usize, io: &mut Io<'_>) -> Result<(), GuestFault> {
-        if self.owes_reset {
-            self.tell_reset(io)?;
+        if self.reset != Reset::Known {
+            return match index {
+                EVENTS => self.tell_reset(io),
+                _ => Ok(()),
+            };
         }
         if index == TRANSMIT {
             self.transmit(io)?;
@@ -225,18 +257,9 @@ impl VirtioDevice for Vsock {
 
     /// Connections have another end, which is not in the state: the guest is told that all of
     /// them are gone. What listens goes on listening.
-    fn resume(
-        &mut self,
-        features: u64,
-        state: &DeviceState,
-        io: &mut Io<'_>,
-    ) -> Result<(), StateFault> {
-        if *state != DeviceState::None {
-            return Err(StateFault::Own);
-        }
-        self.owes_reset = true;
+    fn resume(&mut self, features: u64, _state: &DeviceState, io: &mut Io<'_>) {
+        self.reset = Reset::Owed;
         self.activate(features, io);
-        Ok(())
     }
 
     fn process_source(
@@ -258,6 +281,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn deactivate(&mut self, watch: &mut dyn Watch) {
+        self.reset = Reset::Known;
         self.muxer.clear(watch);
         self.listen(false, watch);
         let _ = watch.remove(self.dialed());

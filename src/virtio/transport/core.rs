@@ -113,9 +113,11 @@ impl Core {
         if foreign != 0 {
             return Err(StateFault::Features(foreign));
         }
-        let agreed = state.status & FEATURES_OK != 0;
+        let has = |bit| state.status & bit != 0;
+        let agreed = has(FEATURES_OK);
         let status = state.status & !(KNOWN | NEEDS_RESET);
-        if status != 0 || (state.status & DRIVER_OK != 0 && !agreed) {
+        let unearned = agreed && !(has(DRIVER) && state.accepted & VERSION_1 != 0);
+        if status != 0 || unearned || (has(DRIVER_OK) && !agreed) {
             return Err(StateFault::Status(state.status));
         }
         let event_idx = state.accepted & RING_EVENT_IDX != 0;
@@ -137,7 +139,11 @@ impl Core {
             queues[index]
                 .place(placements[index], self.max_sizes[index], event_idx, memory)
                 .ok_or(StateFault::Queue(index))?;
-            queues[index].resume(progress);
+            // Rings that were given up may say anything.
+            queues[index]
+                .resume(progress, memory)
+                .filter(|sound| *sound || has(NEEDS_RESET))
+                .ok_or(StateFault::Progress(index))?;
         }
         self.accepted = state.accepted;
         self.status = state.status;

@@ -15,7 +15,7 @@ use crate::memory::GuestRam;
 use crate::telemetry::Faults;
 use crate::virtio::device::{Interrupt, Io, Kind, Shifted, VirtioDevice};
 use crate::virtio::fault::GuestFault;
-use crate::virtio::state::{DeviceState, StateFault, TransportState};
+use crate::virtio::state::{Busy, DeviceState, StateFault, TransportState};
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -122,32 +122,46 @@ impl Mmio {
 
     /// Its state, while no vCPU runs, on the event thread. What the device was about is done
     /// first.
-    pub fn save(&self) -> TransportState {
+    pub fn save(&self) -> Result<TransportState, Busy> {
         let mut inner = self.lock();
-        if inner.active && !inner.stale {
+        let at_work = inner.active && !inner.stale;
+        if at_work {
+            let mut settled = Ok(());
             self.with_io(&mut inner, &mut Deaf, |device, io| {
-                device.settle(io);
+                settled = device.settle(io);
                 Ok(())
             });
+            settled.map_err(|_| Busy(self.kind.name))?;
         }
-        TransportState {
+        let own = match &inner.resumed {
+            Some(state) => state.clone(),
+            // Of a driver that is gone it still remembers what is to be forgotten.
+            None if inner.active && inner.stale => DeviceState::None,
+            None => inner.device.save(),
+        };
+        Ok(TransportState {
             device: self.kind.id,
             core: inner.core.save(),
             interrupt: self.interrupt.status(),
             generation: self.interrupt.generation(),
-            own: inner.device.save(),
-        }
+            own,
+        })
     }
 
     /// Into a transport no driver has touched, before any vCPU runs. A device that was at
-    /// work goes on at the first turn of the event loop.
+    /// work goes on at the first turn of the event loop. If it fails, the transport is of no
+    /// use.
     pub fn restore(&self, state: &TransportState) -> Result<(), StateFault> {
         if state.device != self.kind.id {
             return Err(StateFault::Device(state.device));
         }
+        if !Interrupt::is_status(state.interrupt) {
+            return Err(StateFault::Interrupt(state.interrupt));
+        }
         let mut inner = self.lock();
         inner.core.restore(&state.core, &self.memory)?;
-        inner.resumed = Some(state.own.clone());
+        inner.device.restore(state)?;
+        inner.resumed = state.is_live().then(|| state.own.clone());
         self.interrupt.restore(state.interrupt, state.generation);
         self.wake();
         Ok(())
@@ -234,6 +248,7 @@ impl Mmio {
                     inner.device.quiesce();
                 }
                 inner.stale = true;
+                inner.resumed = None;
                 self.interrupt.acknowledge(u32::MAX);
                 self.wake();
             }
@@ -277,9 +292,7 @@ impl Mmio {
             let resumed = inner.resumed.take();
             self.with_io(inner, watch, |device, io| {
                 match resumed {
-                    Some(state) => device
-                        .resume(features, &state, io)
-                        .map_err(|_| GuestFault::Request("a state of another device"))?,
+                    Some(state) => device.resume(features, &state, io),
                     None => device.activate(features, io),
                 }
                 // Kicks that came too early went unheard.

@@ -5,7 +5,10 @@
 mod core;
 mod mmio;
 
+pub use core::{DRIVER_OK, NEEDS_RESET};
 pub use mmio::{Milestone, Mmio, Observer, QUEUE_NOTIFY, SIZE, Vacant};
 
+#[cfg(test)]
+mod saved;
 #[cfg(test)]
 mod tests;
