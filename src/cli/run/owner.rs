@@ -72,6 +72,8 @@ pub struct Owned {
     beside: Beside,
     /// It holds disks that others may be waiting for.
     has_disks: bool,
+    /// What its guest has not written yet would be missed.
+    writes_back: bool,
 }
 
 impl Owned {
@@ -116,6 +118,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         restored: blueprint.parent.is_some(),
     };
     let has_disks = config.drives.iter().any(|drive| !drive.read_only);
+    let writes_back = has_disks || !config.shares.is_empty();
     let mut company = beside.seated();
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
@@ -158,6 +161,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         machine,
         beside: company,
         has_disks,
+        writes_back,
     })
 }
 
@@ -186,7 +190,10 @@ pub fn drive(
             signals: operator.signals,
             limits: Limits {
                 agent: operator.timeout,
-                shutdown: SHUTDOWN,
+                shutdown: match owned.writes_back {
+                    true => SHUTDOWN,
+                    false => Duration::ZERO,
+                },
             },
             window_size: &window_size,
             company: Some(&mut owned.desk),
