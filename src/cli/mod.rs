@@ -14,6 +14,7 @@ pub mod terminal;
 pub mod trace;
 
 mod attach;
+mod bake;
 pub mod boot;
 mod completions;
 mod cp;
@@ -103,6 +104,7 @@ enum Verb {
     Snapshot(snapshot::SnapshotArgs),
     Restore(restore::RestoreArgs),
     Fork(fork::ForkArgs),
+    Bake(Box<bake::BakeArgs>),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Template(template::TemplateArgs),
@@ -151,6 +153,7 @@ impl Verb {
             Self::Snapshot(args) => snapshot::execute(&args, printer),
             Self::Restore(args) => restore::execute(&args, exec, printer),
             Self::Fork(args) => fork::execute(&args, exec, printer),
+            Self::Bake(args) => bake::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Template(args) => template::execute(&args, printer),

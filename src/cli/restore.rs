@@ -6,7 +6,6 @@ use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::{Changes, ChangesArgs, Saved, attend, detached, restored};
 use super::snapshot::problem;
 use super::trace::{Mark, TraceFormat, Waterfall};
-use crate::instance::session::Opening;
 use crate::snapshot::{HostCpu, Layer, PAGES, Snapshot, Store};
 use anyhow::Context as _;
 use std::fs::File;
@@ -60,7 +59,7 @@ pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<Exit
         ))
     })?;
     waterfall.reached("snapshot ready");
-    let saved = open(snapshot)?;
+    let saved = Saved::of(snapshot, true)?;
     let mut request = saved.blueprint.request.clone();
     request.detach = args.detach;
     request.quiet = args.quiet;
@@ -71,23 +70,4 @@ pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<Exit
         true => detached::leave(&request, parts, printer),
         false => attend(&request, parts, waterfall, printer),
     }
-}
-
-fn open(snapshot: Snapshot) -> Result<Saved, Failure> {
-    let blueprint =
-        serde_json::from_value(snapshot.manifest.blueprint.clone()).map_err(|error| {
-            Problem::new(format!(
-                "snapshot '{}' does not say what its machine is",
-                snapshot.name
-            ))
-            .because(&error)
-        })?;
-    Ok(Saved {
-        parent: Some(snapshot.as_parent()),
-        path: snapshot.path,
-        state: snapshot.state,
-        memory: snapshot.memory,
-        disks: snapshot.disks,
-        blueprint,
-    })
 }

@@ -36,7 +36,10 @@ const GROUPS: [(&str, &[&str]); 7] = [
         "Images and disks",
         &["pull", "import", "images", "rmi", "image", "volume"],
     ),
-    ("Snapshots", &["snapshot", "snapshots", "restore", "fork"]),
+    (
+        "Snapshots",
+        &["snapshot", "snapshots", "restore", "fork", "bake"],
+    ),
     ("This host", &["doctor", "kernel", "template"]),
     ("Your shell", &["completions", "man"]),
 ];

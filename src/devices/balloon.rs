@@ -402,4 +402,72 @@ mod tests {
         driver.settle();
         assert_eq!(driver.used(2), Some((head, 0)));
     }
+
+    fn restored(driver: &Driver) -> (Driver, Arc<Control>) {
+        let (balloon, control) = Balloon::new().expect("a balloon");
+        (driver.restored(Box::new(balloon)), control)
+    }
+
+    #[test]
+    fn a_restored_balloon_has_its_size_its_target_and_the_buffer_it_was_lent() {
+        for (features, queue) in [(ALL, 3), (F_REPORTING, 2), (F_STATS, 2)] {
+            let (mut driver, control) = balloon(features);
+            control.set_target(64 << 20);
+            driver.settle();
+            driver.mmio_actual(1000);
+            let lends = features & F_STATS != 0;
+            let at = driver.place(&[0; 30]);
+            let head = lends.then(|| driver.offer(2, &[(at, 30)], &[]));
+            driver.kick(2);
+            driver.settle();
+            let (mut copy, control) = restored(&driver);
+            assert_eq!(control.actual(), 1000 * PAGE);
+            assert_eq!(copy.config::<4>(0), 16384u32.to_le_bytes());
+            control.statistics();
+            copy.settle();
+            assert_eq!(copy.used(2), head.map(|head| (head, 0)));
+            // Reports find their queue.
+            if features & F_REPORTING != 0 {
+                filled(&copy, 0x40_0000, 8192);
+                assert_eq!(copy.request(queue, &[], &[(0x40_0000, 8192)]), 0);
+                assert_eq!(copy.fetch(0x40_0000, 8192), vec![0; 8192]);
+            }
+            let number = copy.place(&0x400u32.to_le_bytes());
+            filled(&copy, 0x40_0000, 4096);
+            assert_eq!(copy.request(INFLATE, &[(number, 4)], &[]), 0);
+            assert_eq!(copy.fetch(0x40_0000, 4096), vec![0; 4096]);
+            let interrupts = copy.read(0xfc);
+            control.set_target(0);
+            copy.settle();
+            assert_eq!(copy.read(0xfc), interrupts + 1, "a new target is told");
+        }
+    }
+
+    #[test]
+    fn a_buffer_that_nobody_can_have_lent_is_refused() {
+        type Change = fn(&mut TransportState);
+        let cases: [(u64, Change); 5] = [
+            (ALL, |state| held(state, 16)),
+            (ALL, |state| held(state, u16::MAX)),
+            (F_REPORTING, |state| held(state, 0)),
+            (ALL, |state| state.core.queues[2].progress = None),
+            (ALL, |state| state.own = DeviceState::Console { sent: 0 }),
+        ];
+        fn held(state: &mut TransportState, head: u16) {
+            state.own = DeviceState::Balloon {
+                actual: 0,
+                target: 0,
+                held: Some(head),
+            };
+        }
+        for (features, change) in cases {
+            let (driver, _) = balloon(features);
+            let mut state = driver.saved();
+            held(&mut state, 3);
+            change(&mut state);
+            let (other, _) = Balloon::new().expect("a balloon");
+            let copy = driver.copied(Box::new(other));
+            assert_eq!(copy.mmio.restore(&state), Err(StateFault::Own));
+        }
+    }
 }

@@ -6,6 +6,10 @@
 //! stream, with lengths of its own before each. Requests are answered in their order, each
 //! exactly once; an answer of no bytes is for those that have none. A server that is gone,
 //! or breaks this, is an error the guest is told, and never the machine's end.
+//!
+//! What the guest holds, places and open files, is known to the server. When the machine is
+//! saved the device asks for it, and hands it to the server of the restored machine before
+//! the first request; it reads none of it.
 
 use crate::events::{EventSet, Interest, Token, Watch};
 use crate::memory::{GuestRam, Pinned};
@@ -13,14 +17,27 @@ use crate::telemetry;
 use crate::virtio::device::{Io, Kind, Verdict, VirtioDevice, read_config};
 use crate::virtio::fault::GuestFault;
 use crate::virtio::queue::Chain;
+use crate::virtio::state::{DeviceState, StateFault, TransportState};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 /// Longest request and longest answer: the largest write and read the server agrees to, and
 /// what goes before them. Stops a guest from having the server take in more at a time.
 pub const MAX_MESSAGE: usize = (1 << 20) + 4096;
+/// In the place of a request's length: the server is to say what it knows of what the guest
+/// holds, in so many bytes as an answer may have; or is told, and so many bytes follow.
+const EXPORT: u32 = u32::MAX;
+const IMPORT: u32 = u32::MAX - 1;
+/// Longest table of what a guest holds: some 50,000 places. Bounds what a guest makes a saved
+/// state grow by; what has no room is looked up anew.
+pub const MAX_TABLE: usize = 2 << 20;
+/// How long a save waits for what the server was asked before.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests under way: what a guest can make the host remember of it.
 const MAX_WAITING: usize = 512;
 /// Answers taken in before other devices get their turn.
@@ -49,6 +66,8 @@ pub struct Fs {
     stalled: bool,
     /// The stream takes no more for now.
     blocked: bool,
+    /// What the server said of what the guest holds, until anything more happens.
+    table: Vec<u8>,
 }
 
 struct Outgoing {
@@ -61,15 +80,34 @@ enum Body {
     Guest(Pinned),
     /// What a guest that is gone had still to say: so many bytes, of whatever value.
     Blank(usize),
+    /// Our own, and how many bytes of it are sent.
+    Table(Vec<u8>, usize),
 }
 
 struct Waiting {
     queue: usize,
     head: u16,
-    /// None: the guest that asked is gone.
-    room: Option<Pinned>,
+    room: Room,
     /// Where an answer that is under way began, for an error in its place.
     start: Option<Pinned>,
+}
+
+/// Where an answer goes.
+enum Room {
+    Guest(Pinned),
+    /// The guest that asked is gone, or nobody asked.
+    Nowhere,
+    Table,
+}
+
+impl Room {
+    fn len(&self) -> usize {
+        match self {
+            Self::Guest(room) => room.len(),
+            Self::Nowhere => MAX_MESSAGE,
+            Self::Table => MAX_TABLE,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -99,6 +137,7 @@ impl Fs {
             dead: false,
             stalled: false,
             blocked: false,
+            table: Vec::new(),
         })
     }
 
@@ -110,6 +149,7 @@ impl Fs {
             self.stalled = true;
             return Ok(Verdict::Stop);
         }
+        self.table = Vec::new();
         let (asked, room) = (chain.readable.len(), chain.writable.len());
         if asked > MAX_MESSAGE {
             return Err(GuestFault::ChainBytes);
@@ -132,26 +172,72 @@ impl Fs {
         self.waiting.push_back(Waiting {
             queue,
             head: chain.head,
-            room: Some(reply),
+            room: Room::Guest(reply),
             start: None,
         });
         Ok(Verdict::Pending)
     }
 
-    /// Sends what the stream takes.
-    fn send(&mut self, watch: &mut dyn Watch) -> io::Result<()> {
-        let blocked = loop {
+    /// A message of our own, and where its answer goes.
+    fn ask(&mut self, length: u32, room: usize, body: Body, answer: Room) {
+        let room = u32::try_from(room).unwrap_or(0).to_le_bytes();
+        let mut prefix = [0; PREFIX];
+        prefix[..4].copy_from_slice(&length.to_le_bytes());
+        prefix[4..].copy_from_slice(&room);
+        self.out.push_back(Outgoing {
+            prefix,
+            sent: 0,
+            body,
+        });
+        self.waiting.push_back(Waiting {
+            queue: 0,
+            head: 0,
+            room: answer,
+            start: None,
+        });
+    }
+
+    /// Sends what the stream takes; true if it takes no more.
+    fn push(&mut self) -> io::Result<bool> {
+        loop {
             let Some(front) = self.out.front_mut() else {
-                break false;
+                return Ok(false);
             };
             match front.push(&self.stream) {
                 Ok(true) => drop(self.out.pop_front()),
                 Ok(false) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        };
+        }
+    }
+
+    /// Waits until everything is answered.
+    fn finish(&mut self, io: &mut Io<'_>) -> io::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while !self.waiting.is_empty() {
+            let wanted = match self.push()? {
+                true => PollFlags::POLLIN | PollFlags::POLLOUT,
+                false => PollFlags::POLLIN,
+            };
+            if self.hear(io)? {
+                continue;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            match poll(&mut [PollFd::new(self.stream.as_fd(), wanted)], left) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what the stream takes, and sees to what is watched.
+    fn send(&mut self, watch: &mut dyn Watch) -> io::Result<()> {
+        let blocked = self.push()?;
         if blocked != self.blocked {
             self.blocked = blocked;
             watch.change(self.interest())?;
@@ -162,19 +248,27 @@ impl Fs {
     /// Takes in what the server answered; true if there may be more.
     fn receive(&mut self, io: &mut Io<'_>) -> io::Result<bool> {
         for _ in 0..BATCH {
-            match self.take_answer() {
-                Ok(Some((waiting, length))) => {
-                    if waiting.room.is_some() {
-                        io.give_back(waiting.queue, [(waiting.head, length)]);
-                    }
-                }
-                Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            if !self.hear(io)? {
+                return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// A step of that; false if there is nothing to hear now.
+    fn hear(&mut self, io: &mut Io<'_>) -> io::Result<bool> {
+        match self.take_answer() {
+            Ok(Some((waiting, length))) => {
+                if let Room::Guest(_) = waiting.room {
+                    io.give_back(waiting.queue, [(waiting.head, length)]);
+                }
+                Ok(true)
+            }
+            Ok(None) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// A step of one answer; the request it is for once it is whole.
@@ -192,20 +286,26 @@ impl Fs {
             }
             let length = u32::from_le_bytes(answer.prefix) as usize;
             let front = self.waiting.front_mut().ok_or_else(broken)?;
-            if length > front.room.as_ref().map_or(MAX_MESSAGE, Pinned::len) {
+            if length > front.room.len() {
                 return Err(broken());
             }
-            front.start = front.room.as_ref().map(|room| room.front(ERROR));
+            if let Room::Guest(room) = &front.room {
+                front.start = Some(room.front(ERROR));
+            }
             answer.left = length;
         }
         if answer.left > 0 {
             let front = self.waiting.front_mut().ok_or_else(broken)?;
             let count = match &mut front.room {
-                Some(room) => room.read_from(self.stream.as_fd(), answer.left)?,
-                None => {
-                    let mut nowhere = [0; 4096];
-                    let room = answer.left.min(nowhere.len());
-                    (&self.stream).read(&mut nowhere[..room])?
+                Room::Guest(room) => room.read_from(self.stream.as_fd(), answer.left)?,
+                room => {
+                    let mut piece = [0; 4096];
+                    let most = answer.left.min(piece.len());
+                    let count = (&self.stream).read(&mut piece[..most])?;
+                    if let Room::Table = room {
+                        self.table.extend_from_slice(&piece[..count]);
+                    }
+                    count
                 }
             };
             if count == 0 {
@@ -231,8 +331,8 @@ impl Fs {
         self.answer = Answer::default();
         for mut waiting in std::mem::take(&mut self.waiting) {
             // What came of an answer is none: the error lies where it began.
-            if let Some(room) = waiting.start.as_mut().or(waiting.room.as_mut()) {
-                let length = refuse(room);
+            if let Room::Guest(room) = &mut waiting.room {
+                let length = refuse(waiting.start.as_mut().unwrap_or(room));
                 io.give_back(waiting.queue, [(waiting.head, length)]);
             }
         }
@@ -265,6 +365,9 @@ impl Outgoing {
                     let zeros = [0; 4096];
                     *left -= stream.write(&zeros[..(*left).min(zeros.len())])?;
                 }
+                Body::Table(bytes, sent) if *sent < bytes.len() => {
+                    *sent += stream.write(&bytes[*sent..])?;
+                }
                 _ => {}
             }
         }
@@ -272,6 +375,7 @@ impl Outgoing {
             && match &self.body {
                 Body::Guest(body) => body.is_empty(),
                 Body::Blank(left) => *left == 0,
+                Body::Table(bytes, sent) => *sent == bytes.len(),
             })
     }
 }
@@ -351,6 +455,47 @@ impl VirtioDevice for Fs {
         Ok(())
     }
 
+    fn settle(&mut self, io: &mut Io<'_>) -> io::Result<()> {
+        self.table = Vec::new();
+        if self.dead {
+            return Ok(());
+        }
+        let mut outcome = self.finish(io);
+        if outcome.is_ok() {
+            // An answer that came too late for another save may be in it.
+            self.table.clear();
+            self.ask(EXPORT, MAX_TABLE, Body::Blank(0), Room::Table);
+            outcome = self.finish(io);
+        }
+        // What is left to send, or waits for room, is seen to when the machine goes on.
+        (0..io.queues.len()).for_each(|index| io.again(index));
+        outcome
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Share {
+            table: self.table.clone(),
+        }
+    }
+
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
+        match &state.own {
+            DeviceState::None => Ok(()),
+            DeviceState::Share { table } if table.len() <= MAX_TABLE => Ok(()),
+            _ => Err(StateFault::Own),
+        }
+    }
+
+    fn resume(&mut self, features: u64, state: &DeviceState, io: &mut Io<'_>) {
+        self.activate(features, io);
+        if let DeviceState::Share { table } = state
+            && !self.dead
+        {
+            let body = Body::Table(table.clone(), 0);
+            self.ask(IMPORT, table.len(), body, Room::Nowhere);
+        }
+    }
+
     fn deactivate(&mut self, watch: &mut dyn Watch) {
         // The server still answers what it was asked, and hears the rest of what it was
         // promised: none of it has to do with the guest any more.
@@ -360,7 +505,9 @@ impl VirtioDevice for Fs {
             }
         }
         for waiting in &mut self.waiting {
-            (waiting.room, waiting.start) = (None, None);
+            if let Room::Guest(_) = waiting.room {
+                (waiting.room, waiting.start) = (Room::Nowhere, None);
+            }
         }
         self.ram = None;
         self.stalled = false;

@@ -90,4 +90,19 @@ mod tests {
         assert_eq!(driver.mmio.fault_count(), 1);
         assert_eq!(driver.fetch(at, 10), b"not random");
     }
+
+    #[test]
+    fn a_restored_device_fills_what_was_offered_before_and_with_other_bytes() {
+        let mut driver = Driver::started(Box::new(Rng), 0);
+        let at = driver.place(&[0; 64]);
+        assert_eq!(driver.request(0, &[], &[(at, 64)]), 64);
+        let head = driver.offer(0, &[], &[(at, 64)]);
+        let mut copies = [(); 2].map(|()| driver.restored(Box::new(Rng)));
+        let drawn = copies.each_mut().map(|copy| {
+            assert_eq!(copy.used(0), Some((head, 64)));
+            copy.fetch(at, 64)
+        });
+        assert_ne!(drawn[0], drawn[1]);
+        assert_eq!(copies[0].request(0, &[], &[(at, 64)]), 64);
+    }
 }

@@ -11,6 +11,7 @@ use crate::bus;
 use crate::events::{EventSet, Interest, Source, Token, Watch};
 use crate::irq::IrqLine;
 use crate::telemetry::Faults;
+use crate::virtio::state::{SerialState, StateFault};
 use nix::poll::PollTimeout;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -116,6 +117,48 @@ impl Serial {
                 return;
             }
         }
+    }
+
+    /// Its registers, and what was typed and not read. What gathered for the host is written
+    /// out as far as the host takes it: it is this machine's to say, and no other's. While no
+    /// vCPU runs.
+    pub fn save(&self) -> SerialState {
+        let mut inner = self.lock();
+        inner.drain();
+        let uart = inner.uart.state();
+        SerialState {
+            divisor: [uart.baud_divisor_low, uart.baud_divisor_high],
+            interrupt_enable: uart.interrupt_enable,
+            interrupt_identification: uart.interrupt_identification,
+            line_control: uart.line_control,
+            line_status: uart.line_status,
+            modem_control: uart.modem_control,
+            modem_status: uart.modem_status,
+            scratch: uart.scratch,
+            typed: uart.in_buffer,
+        }
+    }
+
+    /// Before any vCPU runs. An interrupt that may have been lost on its way is raised again.
+    pub fn restore(&self, state: &SerialState) -> Result<(), StateFault> {
+        let [low, high] = state.divisor;
+        let uart = vm_superio::SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.typed.clone(),
+        };
+        let line = Line(Arc::clone(&self.irq));
+        let uart = vm_superio::Serial::from_state(&uart, line, NoEvents, VecDeque::new());
+        self.lock().uart = uart.map_err(|_| StateFault::Own)?;
+        self.ring();
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

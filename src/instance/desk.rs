@@ -52,6 +52,10 @@ pub enum Ask {
     /// Answered when the machine is at its end.
     Wait,
     Attach,
+    /// End the machine at once.
+    End,
+    /// A machine that stands still since it was saved goes on.
+    Resume,
     /// Save the machine into files of this folder, which is empty. Answered when they are
     /// whole.
     Save {
@@ -206,6 +210,14 @@ impl Desk {
                 let attached = |client: &&Client| matches!(client, Client::Attached(_));
                 self.live.attached = self.clients.iter().filter(attached).count();
                 let _ = tell(&stream, &Answer::Live(self.live.clone()));
+            }
+            Ask::End => {
+                self.wishes.push_back(Wish::End);
+                let _ = tell(&stream, &Answer::Done);
+            }
+            Ask::Resume => {
+                self.wishes.push_back(Wish::Resume);
+                let _ = tell(&stream, &Answer::Done);
             }
             Ask::Wait => self.clients[place] = Client::Waiting(stream),
             Ask::Count => {

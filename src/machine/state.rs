@@ -56,3 +56,7 @@ impl MachineState {
         file.write_all(&bytes).map_err(StateFileError::Write)
     }
 }
+
+#[cfg(test)]
+#[path = "state/tests.rs"]
+mod tests;

@@ -8,6 +8,7 @@
 
 mod jail;
 mod operation;
+mod saved;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,13 @@ pub use operation::Server;
 
 /// Longest request taken, and longest answer given: as in the device at the other end.
 const MAX_MESSAGE: usize = (1 << 20) + 4096;
+/// In the place of a request's length, from the device and never from its guest: what the
+/// guest holds is asked for, in at most so many bytes as an answer may have; or is told, in so
+/// many bytes. As in the device.
+const EXPORT: u32 = u32::MAX;
+const IMPORT: u32 = u32::MAX - 1;
+/// Longest table of what a guest holds.
+const MAX_TABLE: usize = 2 << 20;
 
 /// Serves what the first message on descriptor `control` says. An answer on that socket says
 /// that it works, or why not. Returns the exit code, once the machine's stream ends.
@@ -82,8 +90,12 @@ pub fn serve(stream: &mut UnixStream, server: &mut Server) -> io::Result<()> {
         let mut prefix = [0; 8];
         stream.read_exact(&mut prefix)?;
         let [l0, l1, l2, l3, room @ ..] = prefix;
-        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        let room = u32::from_le_bytes(room) as usize;
+        let word = u32::from_le_bytes([l0, l1, l2, l3]);
+        let (length, room) = (word as usize, u32::from_le_bytes(room) as usize);
+        if matches!(word, EXPORT | IMPORT) {
+            carry(stream, server, word, room)?;
+            continue;
+        }
         if length > MAX_MESSAGE || room > MAX_MESSAGE {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -102,4 +114,25 @@ pub fn serve(stream: &mut UnixStream, server: &mut Server) -> io::Result<()> {
         }
         stream.write_all(&reply)?;
     }
+}
+
+/// The guest's table, out to the device or in from it.
+fn carry(stream: &mut UnixStream, server: &mut Server, way: u32, room: usize) -> io::Result<()> {
+    if room > MAX_TABLE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let table = match way {
+        EXPORT => server.export(room),
+        _ => {
+            let mut table = vec![0; room];
+            stream.read_exact(&mut table)?;
+            if server.import(&table).is_err() {
+                eprintln!("husk: share: what the guest held cannot be read, and is stale");
+            }
+            Vec::new()
+        }
+    };
+    let length = u32::try_from(table.len()).map_err(io::Error::other)?;
+    stream.write_all(&length.to_le_bytes())?;
+    stream.write_all(&table)
 }

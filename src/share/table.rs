@@ -6,7 +6,8 @@
 //! remembered by directory and name, and found again when they are asked for: what is found
 //! must be the same file, or the place is stale. The share's one thread.
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, openat2, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
+use rustix::fs::{openat2, statat, statx};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -27,32 +28,54 @@ const RESERVED: usize = 64;
 /// guest made of directories which the host moves about, and may have no end.
 const MAX_DEPTH: usize = 4096;
 
-type Result<T> = std::result::Result<T, Errno>;
+pub(super) type Result<T> = std::result::Result<T, Errno>;
 /// Device and inode number: what makes two names one file.
-type Key = (u64, u64);
+pub(super) type Key = (u64, u64);
 
-struct Node {
+pub(super) struct Node {
     /// Opened with O_PATH: a place, and no way to its bytes. None: to be found again by name.
-    fd: Option<Arc<OwnedFd>>,
-    kind: FileType,
-    key: Key,
+    pub(super) fd: Option<Arc<OwnedFd>>,
+    pub(super) kind: FileType,
+    pub(super) key: Key,
+    /// When the file was made, of a place that a saved machine held and this one has not
+    /// found yet: numbers of files that are gone are given again.
+    pub(super) born: Option<Born>,
     /// The directory it was last seen in, and as what. None: its name was removed, so that
     /// the descriptor is all there is of it.
-    name: Option<(u64, OsString)>,
+    pub(super) name: Option<(u64, OsString)>,
     /// How often the guest was told of it, and has not forgotten it yet.
-    lookups: u64,
+    pub(super) lookups: u64,
+}
+
+/// An open file or directory.
+pub(super) struct Handle {
+    /// None: what a saved machine had open is gone, or another file now.
+    pub(super) file: Option<Arc<File>>,
+    /// Its place, and how it was opened.
+    pub(super) node: u64,
+    pub(super) access: OFlags,
 }
 
 pub struct Table {
-    nodes: HashMap<u64, Node>,
-    by_key: HashMap<Key, u64>,
-    handles: HashMap<u64, Arc<File>>,
-    next: u64,
+    pub(super) nodes: HashMap<u64, Node>,
+    pub(super) by_key: HashMap<Key, u64>,
+    pub(super) handles: HashMap<u64, Handle>,
+    pub(super) next: u64,
     /// Nodes with a descriptor now, and how many may be.
     open: usize,
     most_open: usize,
-    most_nodes: usize,
-    most_handles: usize,
+    pub(super) most_nodes: usize,
+    pub(super) most_handles: usize,
+}
+
+/// Seconds and nanoseconds.
+pub(super) type Born = (i64, u32);
+
+/// When a file was made, where its file system knows.
+pub(super) fn born(fd: impl AsFd) -> Option<Born> {
+    let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    let told = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    told.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec))
 }
 
 pub fn stat(fd: impl AsFd) -> Result<Stat> {
@@ -70,6 +93,15 @@ fn key(stat: &Stat) -> Key {
     (stat.st_dev, stat.st_ino)
 }
 
+impl Node {
+    /// Whether what was found is this file, and no other that has its number.
+    fn is(&self, found: impl AsFd, stat: &Stat) -> bool {
+        self.key == key(stat)
+            && self.kind == FileType::from_raw_mode(stat.st_mode)
+            && self.born.is_none_or(|known| born(found) == Some(known))
+    }
+}
+
 impl Table {
     /// `descriptors` is how many this process may have.
     pub fn new(root: OwnedFd, descriptors: u64) -> io::Result<Self> {
@@ -85,6 +117,7 @@ impl Table {
             fd: Some(Arc::new(root)),
             kind: FileType::Directory,
             key: key(&stat),
+            born: None,
             name: None,
             lookups: 1,
         };
@@ -128,13 +161,14 @@ impl Table {
                 Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Errno::STALE,
                 other => other,
             })?;
-            let key = key(&stat(&found)?);
+            let stat = stat(&found)?;
             fd = Arc::new(found);
             self.make_room()?;
             let node = self.nodes.get_mut(&number).ok_or(Errno::STALE)?;
-            if node.key != key {
+            if !node.is(&fd, &stat) {
                 return Err(Errno::STALE);
             }
+            node.born = None;
             node.fd = Some(Arc::clone(&fd));
             self.open += 1;
         }
@@ -146,9 +180,10 @@ impl Table {
         let key = key(stat);
         let seen = Some((parent, name.to_owned()));
         let kind = FileType::from_raw_mode(stat.st_mode);
-        // Of another kind, it is a new file with the number of one that is gone.
+        // Else it is a new file with the number of one that is gone.
         if let Some(&number) = self.by_key.get(&key)
-            && let Some(node) = self.nodes.get_mut(&number).filter(|node| node.kind == kind)
+            && let Some(node) = self.nodes.get_mut(&number)
+            && node.is(&fd, stat)
         {
             node.lookups = node.lookups.saturating_add(1);
             if number != ROOT {
@@ -165,6 +200,7 @@ impl Table {
             fd: Some(Arc::new(fd)),
             kind,
             key,
+            born: None,
             name: seen,
             lookups: 1,
         };
@@ -238,17 +274,24 @@ impl Table {
         }
     }
 
-    pub fn open(&mut self, file: File) -> Result<u64> {
+    /// `file` was opened from `node`, with flags of which the access is remembered.
+    pub fn open(&mut self, file: File, node: u64, flags: OFlags) -> Result<u64> {
         if self.handles.len() >= self.most_handles {
             return Err(Errno::NFILE);
         }
-        let handle = self.fresh();
-        self.handles.insert(handle, Arc::new(file));
-        Ok(handle)
+        let number = self.fresh();
+        let handle = Handle {
+            file: Some(Arc::new(file)),
+            node,
+            access: flags & (OFlags::ACCMODE | OFlags::DIRECTORY),
+        };
+        self.handles.insert(number, handle);
+        Ok(number)
     }
 
     pub fn handle(&self, number: u64) -> Result<&Arc<File>> {
-        self.handles.get(&number).ok_or(Errno::BADF)
+        let handle = self.handles.get(&number).ok_or(Errno::BADF)?;
+        handle.file.as_ref().ok_or(Errno::STALE)
     }
 
     pub fn close(&mut self, number: u64) {

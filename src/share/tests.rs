@@ -2,6 +2,8 @@
 //! The server asked by a guest that keeps to no rule. Without its jail: what is shown here
 //! holds by the server alone.
 
+mod saved;
+
 use super::table::Table;
 use super::wire::{OUT_HEADER, op};
 use super::{Server, serve};
@@ -12,13 +14,14 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 const ROOT: u64 = 1;
 
 /// A share with a file outside of it that nobody may reach.
 struct Share {
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
     stream: UnixStream,
     server: Option<JoinHandle<()>>,
     unique: u64,
@@ -38,6 +41,22 @@ impl Share {
         symlink("../secret", share.join("near")).expect("a link");
         symlink(folder.path().join("secret"), share.join("far")).expect("a link");
         symlink("..", share.join("up")).expect("a link");
+        let mut share = Self::over(Arc::new(folder), read_only, descriptors, nodes);
+        let hello = share
+            .ask(op::INIT, 0, &words(&[7, 38, 1 << 20, u32::MAX]))
+            .expect("INIT");
+        assert_eq!(hello.len(), 64, "fuse_init_out");
+        share
+    }
+
+    /// A server that nobody has greeted.
+    fn over(
+        folder: Arc<tempfile::TempDir>,
+        read_only: bool,
+        descriptors: u64,
+        nodes: usize,
+    ) -> Self {
+        let share = folder.path().join("share");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let open = |path: &Path| rustix::fs::open(path, flags, Mode::empty()).expect("a folder");
         let table = Table::bounded(open(&share), descriptors, nodes).expect("a table");
@@ -45,17 +64,12 @@ impl Share {
         let mut server = Server::new(table, own, read_only, false);
         let (stream, mut theirs) = UnixStream::pair().expect("a pair");
         let server = std::thread::spawn(move || drop(serve(&mut theirs, &mut server)));
-        let mut share = Self {
+        Self {
             folder,
             stream,
             server: Some(server),
             unique: 0,
-        };
-        let hello = share
-            .ask(op::INIT, 0, &words(&[7, 38, 1 << 20, u32::MAX]))
-            .expect("INIT");
-        assert_eq!(hello.len(), 64, "fuse_init_out");
-        share
+        }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {

@@ -218,7 +218,7 @@ fn text(words: impl IntoIterator<Item = u32>) -> String {
 }
 
 /// CPUID 0.
-fn vendor(leaves: &[Leaf]) -> String {
+pub(super) fn vendor(leaves: &[Leaf]) -> String {
     let first = leaves.iter().find(|leaf| leaf.function == 0);
     first.map_or_else(String::new, |leaf| text([leaf.ebx, leaf.edx, leaf.ecx]))
 }

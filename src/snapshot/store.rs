@@ -24,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -135,10 +137,7 @@ impl Store {
             .map_err(failed("make", &self.root))?;
         let lock = self.lock(FlockArg::LockExclusive)?;
         let left = self.left_behind();
-        let made = tempfile::Builder::new()
-            .prefix(DRAFT)
-            .tempdir_in(&self.root);
-        let path = made.map_err(failed("make a folder in", &self.root))?.keep();
+        let path = self.hidden()?;
         let folder = File::open(&path).map_err(failed("open", &path))?;
         flock(&folder, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| failed("lock", &path)(errno.into()))?;
@@ -202,10 +201,7 @@ impl Store {
         let lock = self.lock(FlockArg::LockExclusive)?;
         let path = self.folder(name)?;
         self.childless(name, "removed")?;
-        let made = tempfile::Builder::new()
-            .prefix(DRAFT)
-            .tempdir_in(&self.root);
-        let gone = made.map_err(failed("make a folder in", &self.root))?.keep();
+        let gone = self.hidden()?;
         // Out of sight at once, then piece by piece.
         fs::rename(&path, &gone).map_err(failed("remove", &path))?;
         self.sync()?;
@@ -346,6 +342,16 @@ impl Store {
             other => failed("replace", &path)(other.into()),
         })?;
         self.sync()
+    }
+
+    /// An empty folder that no name looks like.
+    fn hidden(&self) -> Result<PathBuf, SnapshotError> {
+        let owners = fs::Permissions::from_mode(0o700);
+        let mut builder = tempfile::Builder::new();
+        let made = builder.prefix(DRAFT).permissions(owners);
+        let made = made.tempdir_in(&self.root);
+        let made = made.map_err(failed("make a folder in", &self.root))?;
+        Ok(made.keep())
     }
 
     fn sync(&self) -> Result<(), SnapshotError> {

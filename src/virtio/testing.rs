@@ -5,6 +5,7 @@
 //! Everything runs on the test's thread: `turn` plays the event thread.
 
 use super::device::VirtioDevice;
+use super::state::TransportState;
 use super::transport::{Mmio, QUEUE_NOTIFY};
 use crate::bus::Device as _;
 use crate::events::Loop;
@@ -106,6 +107,37 @@ impl Driver {
         let mut driver = Self::new(device);
         driver.start(features);
         driver
+    }
+
+    /// Its device's state, as it comes back from a file.
+    pub fn saved(&self) -> TransportState {
+        let state = self.mmio.save().expect("at rest");
+        let bytes = postcard::to_stdvec(&state).expect("data");
+        postcard::from_bytes(&bytes).expect("the same data")
+    }
+
+    /// The same guest in another machine, with memory of its own and a fresh device, which
+    /// nobody has told of yet.
+    pub fn copied(&self, device: Box<dyn VirtioDevice>) -> Self {
+        let mut copy = Self::new(device);
+        let mut bytes = vec![0; usize::try_from(MEMORY).expect("small")];
+        let zero = GuestAddress(0);
+        self.memory.read_slice(&mut bytes, zero).expect("all of it");
+        copy.memory.write_slice(&bytes, zero).expect("all of it");
+        copy.rings.clone_from(&self.rings);
+        copy.cursor = self.cursor;
+        copy
+    }
+
+    /// The same guest, restored.
+    pub fn restored(&self, device: Box<dyn VirtioDevice>) -> Self {
+        let state = self.saved();
+        let mut copy = self.copied(device);
+        copy.mmio.restore(&state).expect("its own state");
+        let again = copy.saved();
+        assert_eq!(again, state, "nothing is lost before it works");
+        copy.settle();
+        copy
     }
 
     pub fn read(&self, offset: u64) -> u32 {

@@ -246,7 +246,7 @@ pub fn bare(
 }
 
 /// A digest over all that a template is made of.
-fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
+pub fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
     let meta = std::fs::metadata(recipe.kernel).map_err(|error| {
         Problem::new(format!(
             "cannot open the kernel, {}",

@@ -78,13 +78,7 @@ struct Told {
     hint: Option<String>,
 }
 
-pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let mut waterfall = Waterfall::starting(exec);
-    let parts = parts::gather(request, printer, &mut waterfall)?;
-    leave(request, parts, printer)
-}
-
-/// The same of what was gathered otherwise.
+/// Hands the machine over, and prints its id once its command runs.
 pub fn leave(request: &RunRequest, parts: Parts, printer: &Printer) -> Result<ExitStatus, Failure> {
     let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
     let socket = hand_over(request, parts)?;

@@ -167,7 +167,7 @@ pub fn drives(
 
 /// The kernel's file, and what it must be. One the operator brings says itself which ring it
 /// wants, to the machine, which asks no more of it where nobody named a ring.
-fn kernel_of(
+pub fn kernel_of(
     request: &RunRequest,
     cache: &Path,
     printer: &Printer,
@@ -190,6 +190,12 @@ fn kernel_of(
             Ok((kernel.vmlinux, Some(choice.variant)))
         }
     }
+}
+
+/// Which root a run will have.
+pub fn root_of(request: &RunRequest, cache: &Path, printer: &Printer) -> Result<RootId, Problem> {
+    let mut bars = Bars::new(printer, request.quiet);
+    RootId::of(&open_image(request, cache, &mut bars)?, cache)
 }
 
 fn open_image(request: &RunRequest, cache: &Path, bars: &mut Bars) -> Result<RootFs, Problem> {

@@ -21,8 +21,9 @@ use crate::image;
 use crate::instance::beside;
 use crate::instance::record::{Port, Record};
 use crate::instance::session::Opening;
-use crate::snapshot::{Layer, Parent, encode};
+use crate::snapshot::{Layer, Parent, Snapshot, encode};
 use anyhow::Context as _;
+use serde::Deserialize as _;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,26 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// `stays`: others may hold only what changed since.
+    pub fn of(snapshot: Snapshot, stays: bool) -> Result<Self, Problem> {
+        let described = &snapshot.manifest.blueprint;
+        let blueprint = Blueprint::deserialize(described).map_err(|error| {
+            Problem::new(format!(
+                "snapshot '{}' does not say what its machine is",
+                snapshot.name
+            ))
+            .because(&error)
+        })?;
+        Ok(Self {
+            parent: stays.then(|| snapshot.as_parent()),
+            path: snapshot.path,
+            state: snapshot.state,
+            memory: snapshot.memory,
+            disks: snapshot.disks,
+            blueprint,
+        })
+    }
+
     /// Another handle of the same, for one more machine.
     pub fn again(&self) -> std::io::Result<Self> {
         let copy = |file: &File| file.try_clone();

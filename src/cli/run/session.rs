@@ -37,13 +37,7 @@ impl session::Signals for Signals {
     }
 }
 
-pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let mut waterfall = Waterfall::starting(exec);
-    let parts = parts::gather(request, printer, &mut waterfall)?;
-    attend(request, parts, waterfall, printer)
-}
-
-/// The same of what was gathered otherwise.
+/// Stays with the machine until its end.
 pub fn attend(
     request: &RunRequest,
     parts: Parts,

@@ -4,11 +4,11 @@
 use super::{problem, store};
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
 use crate::cli::progress::Waiting;
-use crate::cli::run::{How, find_one, place, save};
+use crate::cli::run::{Blueprint, How, find_one, place, save};
 use crate::cli::table;
 use crate::instance::call;
 use crate::instance::desk::Ask;
-use crate::snapshot::About;
+use crate::snapshot::{About, Snapshot, Store};
 use serde::Serialize;
 
 #[derive(Clone, Debug, clap::Args)]
@@ -69,36 +69,29 @@ pub fn execute(args: &MakeArgs, printer: &Printer) -> Result<ExitStatus, Failure
         hold: args.stop,
         changes: args.diff,
     };
-    let (paused, blueprint) = save(&found, draft.path(), how)?;
-    let parent = match (&blueprint.parent, args.diff) {
-        (Some(parent), true) => {
-            let snapshot = store.get(&parent.name).map_err(|error| problem(&error))?;
-            if snapshot.digest != parent.digest {
-                return Err(Problem::new(format!(
-                    "snapshot '{}' is not the one the machine went on from",
-                    parent.name
-                ))
-                .hint("leave --diff out")
-                .into());
-            }
-            Some(snapshot)
-        }
-        _ => None,
-    };
-    let about = About {
-        machine: found.record.title().to_owned(),
-        image: Some(found.record.image.clone()),
-        kernel: found.record.kernel.clone(),
-    };
-    let described = serde_json::to_value(&blueprint).map_err(anyhow::Error::from)?;
-    let snapshot = draft
-        .commit(about, parent.as_ref(), described)
-        .map_err(|error| problem(&error))?;
+    let saved = save(&found, draft.path(), how)
+        .map_err(Failure::from)
+        .and_then(|(paused, blueprint)| {
+            let parent = parent(args, &store, &blueprint)?;
+            let about = About {
+                machine: found.record.title().to_owned(),
+                image: Some(found.record.image.clone()),
+                kernel: found.record.kernel.clone(),
+            };
+            let described = serde_json::to_value(&blueprint).map_err(anyhow::Error::from)?;
+            let kept = draft.commit(about, parent.as_ref(), described);
+            Ok((paused, kept.map_err(|error| problem(&error))?))
+        });
     drop(waiting);
     if args.stop {
-        // It stands still, and does nothing more.
-        let _ = call::ask(&found, &Ask::Signal { number: 9 });
+        // It stands still: at its end if it is kept, and as before if it is not.
+        let ask = match saved.is_ok() {
+            true => Ask::End,
+            false => Ask::Resume,
+        };
+        let _ = call::ask(&found, &ask);
     }
+    let (paused, snapshot) = saved?;
     if args.format == table::Format::Json {
         let told = Told {
             name,
@@ -108,4 +101,24 @@ pub fn execute(args: &MakeArgs, printer: &Printer) -> Result<ExitStatus, Failure
         table::json(&told, printer)?;
     }
     Ok(ExitStatus::Success)
+}
+
+/// What the snapshot's memory is written over.
+fn parent(
+    args: &MakeArgs,
+    store: &Store,
+    blueprint: &Blueprint,
+) -> Result<Option<Snapshot>, Problem> {
+    let Some(parent) = blueprint.parent.as_ref().filter(|_| args.diff) else {
+        return Ok(None);
+    };
+    let snapshot = store.get(&parent.name).map_err(|error| problem(&error))?;
+    match snapshot.digest == parent.digest {
+        true => Ok(Some(snapshot)),
+        false => Err(Problem::new(format!(
+            "snapshot '{}' is not the one the machine went on from",
+            parent.name
+        ))
+        .hint("leave --diff out")),
+    }
 }

@@ -13,7 +13,7 @@ pub use list::execute as snapshots;
 use super::host::data_dir;
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::progress::Waiting;
-use crate::snapshot::{SnapshotError, Store};
+use crate::snapshot::{SnapshotError, Store, is_name};
 
 /// Keep a running machine under a name; see, move and remove what is kept
 ///
@@ -94,6 +94,22 @@ pub fn execute(args: &SnapshotArgs, printer: &Printer) -> Result<ExitStatus, Fai
 /// This user's snapshots.
 pub fn store() -> Result<Store, Problem> {
     Ok(Store::open(&data_dir()?))
+}
+
+/// What a snapshot of this image is called where nobody says: the image's own name.
+pub fn name_of(image: &str) -> Result<String, Problem> {
+    const TRANSPORTS: [&str; 5] = ["dir:", "tar:", "oci:", "oci-archive:", "docker-archive:"];
+    let bare = TRANSPORTS.iter().find_map(|word| image.strip_prefix(word));
+    let path = bare.unwrap_or(image).trim_end_matches('/');
+    let last = path.rsplit('/').next().unwrap_or(path);
+    let name = last.split(['@', ':']).next().unwrap_or(last);
+    let name = Some(name).filter(|name| is_name(name));
+    name.map(str::to_owned).ok_or_else(|| {
+        Problem::new(format!(
+            "the image's name, {image}, makes no name of a snapshot"
+        ))
+        .hint("--as NAME says what to call it")
+    })
 }
 
 /// An error as it is told.

@@ -397,6 +397,8 @@ struct Notes(Arc<Mutex<Noted>>);
 #[derive(Default)]
 struct Noted {
     asked: Vec<(u32, &'static str)>,
+    /// Asked for and not ended.
+    open: Vec<u32>,
     ended: Vec<u32>,
     ready: Option<vmm_sys_util::eventfd::EventFd>,
 }
@@ -414,6 +416,7 @@ impl Notes {
     fn end(&self, index: usize) {
         let mut noted = self.lock();
         let (tag, _) = noted.asked[index];
+        noted.open.retain(|open| *open != tag);
         noted.ended.push(tag);
         let ready = noted.ready.as_ref().expect("it is in use");
         ready.write(1).expect("room");
@@ -429,6 +432,7 @@ impl Backend for Notes {
             Transfer::Discard { .. } | Transfer::Zero { .. } => "hole",
         };
         self.lock().asked.push((tag, what));
+        self.lock().open.push(tag);
         Ok(())
     }
 
@@ -442,7 +446,11 @@ impl Backend for Notes {
         }
     }
 
-    fn wait(&mut self) {}
+    fn wait(&mut self) {
+        let mut noted = self.lock();
+        let open = std::mem::take(&mut noted.open);
+        noted.ended.extend(open);
+    }
 
     fn fd(&self) -> std::os::fd::RawFd {
         let mut noted = self.lock();
@@ -532,4 +540,128 @@ fn a_guest_that_offers_without_end_is_remembered_up_to_a_bound() {
         usize::from(DEPTH) + 1,
         "one more for one less"
     );
+}
+
+/// The disk's copy, for the machine's.
+fn copied(disk: &mut Disk) -> (Box<Blk>, File) {
+    let mut file = tempfile::tempfile().expect("file");
+    file.write_all(&disk.contents()).expect("room");
+    let other = file.try_clone().expect("dup");
+    let limits = Limits::default();
+    let blk = Blk::new(other, false, "root-disk", limits, Choice::Best).expect("a disk");
+    (Box::new(blk), file)
+}
+
+#[test]
+fn requests_under_way_are_answered_before_a_save_and_both_machines_go_on() {
+    for (choice, features) in [
+        (Choice::Best, F_FLUSH),
+        (Choice::Thread, F_FLUSH),
+        (Choice::Best, 0),
+        (Choice::Thread, 0),
+    ] {
+        let mut disk = Disk::by(choice, 256 * SECTOR, false, features);
+        let mut waiting = Vec::new();
+        for index in 0..40u8 {
+            let sector = u64::from(index);
+            waiting.push(offer_write(&mut disk.driver, sector, &[index; 512]));
+        }
+        disk.driver.kick(0);
+        disk.driver.events.turn(0).expect("event loop");
+        let state = disk.driver.saved();
+        let progress = state.core.queues[0].progress.expect("in use");
+        assert_eq!(progress.next_avail, progress.next_used, "nothing under way");
+        let (blk, file) = copied(&mut disk);
+        let mut copy = Disk {
+            driver: disk.driver.restored(blk),
+            file,
+        };
+        for machine in [&mut disk, &mut copy] {
+            let mut waiting = waiting.clone();
+            for _ in 0..40 {
+                let (head, length) = machine.driver.until(|driver| driver.used(0));
+                let place = waiting.iter().position(|(other, _)| *other == head);
+                let (_, status) = waiting.remove(place.expect("offered, and answered once"));
+                assert_eq!((length, machine.driver.fetch(status, 1)), (1, vec![S_OK]));
+            }
+            let contents = machine.contents();
+            for index in 0..40usize {
+                let sector = &contents[index * 512..][..512];
+                assert!(sector.iter().all(|&byte| usize::from(byte) == index));
+            }
+            assert_eq!(machine.run(T_OUT, 100, &[0xee; 512], 0).0, S_OK);
+            assert_eq!(machine.run(T_FLUSH, 0, &[], 0).0, S_OK);
+            assert_eq!(machine.run(T_IN, 100, &[], 512).2, [0xee; 512]);
+        }
+        assert_eq!(copy.run(T_OUT, 101, &[1; 512], 0).0, S_OK);
+        assert_eq!(disk.run(T_IN, 101, &[], 512).2[0], pattern(101 * SECTOR));
+    }
+}
+
+#[test]
+fn a_disk_that_takes_no_more_when_it_is_saved_takes_more_afterwards() {
+    let (mut driver, notes) = noted(F_FLUSH);
+    let (header, status) = (driver.place(&[0; 16]), driver.place(&[0xff]));
+    let data = driver.allocate(512);
+    let head = driver.offer(0, &[(header, 16)], &[(data, 512), (status, 1)]);
+    for _ in 0..2 {
+        for _ in 0..100 {
+            driver.make_available(0, head);
+        }
+        driver.kick(0);
+        driver.settle();
+    }
+    assert_eq!(notes.asked().len(), usize::from(DEPTH));
+    driver.saved();
+    driver.settle();
+    assert_eq!(
+        notes.asked().len(),
+        201,
+        "the rest, with no kick of the driver's"
+    );
+}
+
+#[test]
+fn a_write_that_was_saved_unflushed_is_covered_by_the_copys_flush() {
+    let (mut driver, _) = noted(F_FLUSH);
+    offer_write(&mut driver, 0, &[1; 512]);
+    driver.kick(0);
+    driver.settle();
+    let notes = Notes::default();
+    let backend = Box::new(notes.clone());
+    let blk = Blk::over(backend, 1 << 20, false, "noted", Limits::default());
+    let mut copy = driver.restored(Box::new(blk.expect("a disk")));
+    assert_eq!(notes.asked().len(), 0, "the write is done");
+    let mut header = [0; 16];
+    header[..4].copy_from_slice(&T_FLUSH.to_le_bytes());
+    let (header, status) = (copy.place(&header), copy.place(&[0xff]));
+    copy.offer(0, &[(header, 16)], &[(status, 1)]);
+    copy.kick(0);
+    copy.settle();
+    assert_eq!(notes.asked(), ["flush"]);
+}
+
+#[test]
+fn the_state_of_another_disk_is_refused() {
+    let disk = Disk::new(SECTORS * SECTOR, false, F_FLUSH);
+    let state = disk.driver.saved();
+    for (sectors, read_only) in [(SECTORS - 1, false), (SECTORS + 1, false), (SECTORS, true)] {
+        let other = Disk::new(sectors * SECTOR, read_only, 0);
+        let limits = Limits::default();
+        let file = other.file.try_clone().expect("dup");
+        let blk = Blk::new(file, read_only, "root-disk", limits, Choice::Best);
+        let copy = disk.driver.copied(Box::new(blk.expect("a disk")));
+        assert_eq!(copy.mmio.restore(&state), Err(StateFault::Disk(SECTORS)));
+    }
+    for own in [
+        DeviceState::Console { sent: 1 },
+        DeviceState::Share { table: vec![1] },
+    ] {
+        let mut state = state.clone();
+        state.own = own;
+        let file = disk.file.try_clone().expect("dup");
+        let blk = Blk::new(file, false, "x", Limits::default(), Choice::Best);
+        let copy = disk.driver.copied(Box::new(blk.expect("a disk")));
+        assert_eq!(copy.mmio.restore(&state), Err(StateFault::Own));
+    }
 }

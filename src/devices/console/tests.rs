@@ -179,3 +179,88 @@ fn odd_chains_are_faults() {
     assert_eq!(rig.driver.request(TRANSMIT, &[], &[(at, 4)]), 0);
     assert_eq!(rig.driver.fetch(at, 4), b"text");
 }
+
+impl Rig {
+    fn restored(&self, size: (u16, u16)) -> Self {
+        let (input, keyboard) = nix::unistd::pipe().expect("pipe");
+        let (screen, output) = nix::unistd::pipe().expect("pipe");
+        let log = ConsoleLog::new(None);
+        let console = Console::new(Some(input), Some(output), log.clone(), size);
+        let (console, window) = console.expect("eventfd");
+        Self {
+            driver: self.driver.restored(Box::new(console)),
+            window,
+            log,
+            keyboard: Some(keyboard.into()),
+            screen: Some(screen.into()),
+        }
+    }
+
+    /// What the screen takes in until the chain at the head is used.
+    fn shown(&mut self) -> Vec<u8> {
+        let mut screen = self.screen.take().expect("there");
+        let reader = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            screen.read_to_end(&mut seen).expect("text");
+            seen
+        });
+        self.driver.until(|driver| driver.used(TRANSMIT));
+        // Hangs the screen up.
+        let (console, _) = Console::new(None, None, self.log.clone(), (0, 0)).expect("eventfd");
+        self.driver = Driver::new(Box::new(console));
+        reader.join().expect("reader")
+    }
+}
+
+#[test]
+fn a_text_shown_in_part_is_shown_to_its_end_by_whoever_goes_on() {
+    let mut rig = Rig::new();
+    let text: Vec<u8> = (0..200_000u32).map(|at| at.to_le_bytes()[1]).collect();
+    let at = rig.driver.place(&text);
+    rig.driver.offer(TRANSMIT, &[(at, 200_000)], &[]);
+    rig.driver.kick(TRANSMIT);
+    rig.driver.settle();
+    let DeviceState::Console { sent } = rig.driver.saved().own else {
+        panic!("a console's state");
+    };
+    let sent = usize::try_from(sent).expect("small");
+    assert!(sent > 0 && sent < text.len());
+    let mut copy = rig.restored((80, 24));
+    assert_eq!(copy.shown(), text[sent..]);
+    assert_eq!(rig.shown(), text);
+}
+
+#[test]
+fn keys_and_the_size_reach_a_restored_guest() {
+    let mut rig = Rig::new();
+    let at = rig.driver.allocate(64);
+    rig.driver.offer(RECEIVE, &[], &[(at, 64)]);
+    rig.driver.kick(RECEIVE);
+    rig.driver.settle();
+    rig.driver.interrupts();
+    let mut copy = rig.restored((100, 30));
+    assert_eq!(copy.driver.config::<4>(0), [100, 0, 30, 0]);
+    assert_eq!(copy.driver.read(0x60) & 2, 2, "the size may be new");
+    copy.press(b"typed");
+    copy.driver.until(|driver| driver.used(RECEIVE));
+    assert_eq!(copy.driver.fetch(at, 5), b"typed");
+    assert!(!rig.driver.peek_used(RECEIVE));
+    copy.rests("nothing left to do");
+}
+
+#[test]
+fn a_state_that_showed_more_than_there_was_shows_nothing_of_it() {
+    let rig = Rig::new();
+    let mut state = rig.driver.saved();
+    state.own = DeviceState::Console { sent: u64::MAX };
+    let log = ConsoleLog::new(None);
+    let (console, _) = Console::new(None, None, log.clone(), (80, 24)).expect("eventfd");
+    let mut copy = rig.driver.copied(Box::new(console));
+    copy.mmio.restore(&state).expect("any number will do");
+    copy.settle();
+    for text in [b"first\n", b"other\n"] {
+        let at = copy.place(text);
+        copy.request(TRANSMIT, &[(at, 6)], &[]);
+    }
+    assert_eq!(log.tail(2), ["other"]);
+}

@@ -165,3 +165,124 @@ fn requests_that_waited_for_room_are_refused_too_when_the_server_is_gone() {
     }
     assert_eq!(used, MAX_WAITING + 10);
 }
+
+/// Answers `count` messages on a thread: requests with their own words reversed, our own with
+/// a table. Returns what it heard.
+fn serving(server: UnixStream, count: usize) -> std::thread::JoinHandle<Vec<(u32, Vec<u8>)>> {
+    std::thread::spawn(move || {
+        let mut said = Vec::new();
+        for _ in 0..count {
+            let mut prefix = [0; PREFIX];
+            (&server).read_exact(&mut prefix).expect("a message");
+            let word = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("four"));
+            let length = match word(0) {
+                EXPORT => 0,
+                IMPORT => word(4),
+                length => length,
+            };
+            let mut body = vec![0; usize::try_from(length).expect("small")];
+            (&server).read_exact(&mut body).expect("a message");
+            match word(0) {
+                EXPORT => say(&server, b"all that it holds"),
+                IMPORT => say(&server, b""),
+                _ => say(&server, &body.iter().rev().copied().collect::<Vec<u8>>()),
+            }
+            said.push((word(0), body));
+        }
+        said
+    })
+}
+
+#[test]
+fn what_is_under_way_is_answered_before_a_save_and_the_copys_server_hears_the_table_first() {
+    let (mut driver, server) = share();
+    let asked: Vec<(u16, u64)> = (0..20u8)
+        .map(|nth| {
+            let (text, room) = (driver.place(&[nth, 1, 2]), driver.allocate(8));
+            (driver.offer(1, &[(text, 3)], &[(room, 8)]), room)
+        })
+        .collect();
+    driver.kick(1);
+    driver.events.turn(0).expect("event loop");
+    let served = serving(server, 21);
+    let state = driver.saved();
+    let table = b"all that it holds".to_vec();
+    assert_eq!(
+        state.own,
+        DeviceState::Share {
+            table: table.clone()
+        }
+    );
+    assert_eq!(served.join().expect("it answered").len(), 21);
+
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let fs = Fs::new(ours, "work").expect("a device");
+    let mut copy = driver.copied(Box::new(fs));
+    copy.mmio.restore(&state).expect("its own state");
+    copy.settle();
+    for machine in [&mut driver, &mut copy] {
+        for (nth, (head, room)) in (0u8..).zip(&asked) {
+            assert_eq!(machine.until(|driver| driver.used(1)), (*head, 3));
+            assert_eq!(machine.fetch(*room, 3), [2, 1, nth]);
+        }
+    }
+    let served = serving(theirs, 2);
+    let (text, room) = (copy.place(b"next"), copy.allocate(8));
+    assert_eq!(copy.request(1, &[(text, 4)], &[(room, 8)]), 4);
+    assert_eq!(copy.fetch(room, 4), b"txen");
+    let heard = served.join().expect("it answered");
+    assert_eq!(heard, [(IMPORT, table), (4, b"next".to_vec())]);
+}
+
+#[test]
+fn a_save_waits_for_a_server_that_is_slow_and_the_machine_goes_on_if_it_is_too_slow() {
+    let (mut driver, server) = share();
+    let (text, room) = (driver.place(b"slow"), driver.allocate(8));
+    let head = driver.offer(1, &[(text, 4)], &[(room, 8)]);
+    driver.kick(1);
+    driver.settle();
+    assert!(driver.mmio.save().is_err(), "it is not answered");
+    driver.settle();
+    assert_eq!(driver.used(1), None);
+    let served = serving(server, 3);
+    assert_eq!(driver.until(|driver| driver.used(1)), (head, 4));
+    assert_eq!(driver.fetch(room, 4), b"wols");
+    // Nothing of the save that failed is left.
+    let table = b"all that it holds".to_vec();
+    assert_eq!(driver.saved().own, DeviceState::Share { table });
+    assert_eq!(driver.request(1, &[(text, 4)], &[(room, 8)]), 4);
+    assert_eq!(served.join().expect("it answered").len(), 3);
+}
+
+#[test]
+fn a_share_whose_server_is_gone_is_saved_with_nothing_held() {
+    let (mut driver, server) = share();
+    drop(server);
+    driver.settle();
+    let state = driver.saved();
+    assert_eq!(state.own, DeviceState::Share { table: Vec::new() });
+    for table in [MAX_TABLE + 1, MAX_TABLE] {
+        let mut state = state.clone();
+        state.own = DeviceState::Share {
+            table: vec![0; table],
+        };
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        let copy = driver.copied(Box::new(Fs::new(ours, "work").expect("a device")));
+        assert_eq!(copy.mmio.restore(&state).is_ok(), table <= MAX_TABLE);
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_at_the_restore_is_an_error_to_the_guest_alone() {
+    let (mut driver, server) = share();
+    let served = serving(server, 1);
+    let state = driver.saved();
+    served.join().expect("it answered");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let mut copy = driver.copied(Box::new(Fs::new(ours, "work").expect("a device")));
+    drop(theirs);
+    copy.mmio.restore(&state).expect("its own state");
+    copy.settle();
+    let (text, room) = (copy.place(b"gone"), copy.allocate(64));
+    assert_eq!(copy.request(1, &[(text, 4)], &[(room, 64)]), 16);
+}

@@ -292,3 +292,124 @@ fn a_device_at_its_limit_sleeps() {
     card.driver.start(F_MRG_RXBUF);
     assert_eq!(card.driver.events.turn(50).expect("event loop"), 0);
 }
+
+impl Card {
+    /// The same guest with a fresh interface to another world.
+    fn restored(&self) -> Self {
+        let (ours, world) = Frames::pair().expect("sockets");
+        let link = Box::new(Frames::new(ours));
+        let (net, control) = Net::new(link, MAC, 1500, None).expect("timers");
+        Self {
+            driver: self.driver.restored(Box::new(net)),
+            world,
+            control,
+        }
+    }
+}
+
+#[test]
+fn a_restored_card_is_mute_until_it_is_released_and_then_works_in_both_directions() {
+    for features in [
+        0,
+        F_MRG_RXBUF | F_CSUM | F_GUEST_CSUM,
+        F_MRG_RXBUF | F_CSUM | EVENT_IDX,
+    ] {
+        let mut card = Card::new(features);
+        for _ in 0..300 {
+            card.transmit([0; HEADER], &frame(60));
+            card.hear().expect("a frame");
+        }
+        // Half of what it needs for a frame; and one that waits for the other half.
+        let first = card.offer_room(700);
+        card.driver.kick(RECEIVE);
+        if features & F_MRG_RXBUF != 0 {
+            card.say(&frame(1000));
+        }
+        let mut copy = card.restored();
+        assert!(copy.control.is_mute());
+        copy.transmit([0; HEADER], &frame(100));
+        assert_eq!(copy.hear(), Err(Errno::EAGAIN), "dropped");
+        copy.say(&frame(300));
+        assert_eq!(copy.driver.used(RECEIVE), None, "not taken");
+        assert_eq!(copy.driver.events.turn(20).expect("event loop"), 0);
+
+        copy.control.release();
+        copy.control.release();
+        copy.driver.settle();
+        assert!(!copy.control.is_mute());
+        assert_eq!(copy.driver.used(RECEIVE).map(|used| used.1), Some(312));
+        assert_eq!(copy.driver.fetch(first + 12, 300), frame(300));
+        assert_eq!(copy.hear(), Err(Errno::EAGAIN), "nothing of before");
+        for length in [14, 1514] {
+            copy.transmit([0; HEADER], &frame(length));
+            assert_eq!(copy.hear().expect("a frame"), frame(length));
+            copy.offer_room(2000);
+            copy.driver.kick(RECEIVE);
+            copy.say(&frame(length));
+            let used = copy.driver.used(RECEIVE).map(|used| used.1);
+            assert_eq!(used, u32::try_from(HEADER + length).ok());
+        }
+        // What was negotiated holds on, and no more.
+        let mut header = [0; HEADER];
+        header[0] = NEEDS_CSUM;
+        copy.transmit(header, &frame(100));
+        let allowed = features & F_CSUM != 0;
+        assert_eq!(copy.hear().is_ok(), allowed);
+        // The parent never noticed.
+        card.offer_room(700);
+        card.driver.kick(RECEIVE);
+        card.driver.settle();
+        let waited = features & F_MRG_RXBUF != 0;
+        assert_eq!(card.driver.used(RECEIVE).is_some(), waited);
+        card.transmit([0; HEADER], &frame(77));
+        assert_eq!(card.hear().expect("a frame"), frame(77));
+    }
+}
+
+#[test]
+fn a_frame_in_several_buffers_goes_into_those_of_before_and_after() {
+    let mut card = Card::new(F_MRG_RXBUF);
+    let places: Vec<u64> = (0..2).map(|_| card.offer_room(1000)).collect();
+    card.driver.kick(RECEIVE);
+    card.driver.settle();
+    let mut copy = card.restored();
+    copy.control.release();
+    copy.say(&frame(2500));
+    assert!(!copy.driver.peek_used(RECEIVE));
+    let last = copy.offer_room(1000);
+    copy.driver.kick(RECEIVE);
+    copy.driver.settle();
+    let mut got = Vec::new();
+    for at in places.into_iter().chain([last]) {
+        let (_, used) = copy.driver.used(RECEIVE).expect("delivered");
+        got.extend(copy.driver.fetch(at, usize::try_from(used).expect("small")));
+    }
+    assert_eq!(got[HEADER..], frame(2500));
+}
+
+#[test]
+fn a_restored_card_stays_mute_across_a_reset_of_its_driver() {
+    let card = Card::new(0);
+    let mut copy = card.restored();
+    copy.driver.start(0);
+    copy.transmit([0; HEADER], &frame(100));
+    assert_eq!(copy.hear(), Err(Errno::EAGAIN));
+    copy.control.release();
+    copy.driver.settle();
+    copy.transmit([0; HEADER], &frame(100));
+    assert_eq!(copy.hear().expect("a frame"), frame(100));
+}
+
+#[test]
+fn a_card_whose_link_does_less_than_was_agreed_is_refused() {
+    let card = Card::new(0);
+    let mut state = card.driver.saved();
+    state.core.accepted |= F_HOST_TSO4;
+    let (ours, _world) = Frames::pair().expect("sockets");
+    let (net, _) = Net::new(Box::new(Frames::new(ours)), MAC, 1500, None).expect("timers");
+    let copy = card.driver.copied(Box::new(net));
+    assert_eq!(
+        copy.mmio.restore(&state),
+        Err(StateFault::Features(F_HOST_TSO4))
+    );
+}

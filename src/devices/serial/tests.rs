@@ -199,3 +199,91 @@ fn the_divisor_latch_is_not_printed() {
     port.print(b"a");
     assert_eq!(port.log.tail(1), ["a"]);
 }
+
+#[test]
+fn registers_keys_and_interrupts_go_on_in_another_port() {
+    let (input, keyboard) = nix::unistd::pipe().expect("pipe");
+    let mut port = Port::new(Some(input), None);
+    // The divisor, the frame, the modem lines, a scratch byte.
+    for (register, value) in [
+        (3, 0x83),
+        (0, 0x12),
+        (1, 0x34),
+        (3, 0x1b),
+        (4, 0x0b),
+        (7, 0x77),
+    ] {
+        port.serial.write(register, &[value]);
+    }
+    port.open();
+    File::from(keyboard).write_all(b"abc").expect("room");
+    port.settle();
+    let state = port.serial.save();
+    assert_eq!(state.typed, b"abc");
+    let bytes = postcard::to_stdvec(&state).expect("data");
+    let state: SerialState = postcard::from_bytes(&bytes).expect("data");
+
+    let (input, keyboard) = nix::unistd::pipe().expect("pipe");
+    let mut copy = Port::new(Some(input), None);
+    copy.serial.restore(&state).expect("its own state");
+    assert_eq!(copy.serial.save(), state);
+    assert!(copy.serial.irq().take() > 0, "there is something to read");
+    assert_eq!(copy.take(3), b"abc");
+    for port in [&port, &copy] {
+        assert_eq!(
+            [3, 4, 7].map(|register| port.get(register)),
+            [0x1b, 0x0b, 0x77]
+        );
+        port.serial.write(3, &[0x9b]);
+        assert_eq!([0, 1].map(|register| port.get(register)), [0x12, 0x34]);
+        port.serial.write(3, &[0x1b]);
+    }
+    File::from(keyboard).write_all(b"def").expect("room");
+    assert_eq!(copy.take(3), b"def");
+    copy.print(b"and it prints\n");
+    assert_eq!(copy.log.tail(1), ["and it prints"]);
+    assert_eq!(port.take(3), b"abc", "the parent has what it had");
+}
+
+#[test]
+fn what_gathered_is_printed_by_the_machine_that_said_it() {
+    let mut screen = tempfile::tempfile().expect("file");
+    let other = screen.try_clone().expect("dup");
+    let port = Port::new(None, Some(other.into()));
+    port.print(b"once");
+    let state = port.serial.save();
+    let again = screen.try_clone().expect("dup");
+    let mut copy = Port::new(None, Some(again.into()));
+    copy.serial.restore(&state).expect("its own state");
+    copy.serial.flush();
+    copy.settle();
+    screen.rewind().expect("file");
+    let mut text = String::new();
+    screen.read_to_string(&mut text).expect("text");
+    assert_eq!(text, "once");
+}
+
+#[test]
+fn a_state_with_more_keys_than_a_port_holds_is_refused() {
+    let port = Port::new(None, None);
+    let mut state = port.serial.save();
+    state.typed = vec![b'x'; 65];
+    assert_eq!(port.serial.restore(&state), Err(StateFault::Own));
+    // Registers are bytes, and any byte will do.
+    let wild = SerialState {
+        divisor: [0xff; 2],
+        interrupt_enable: 0xff,
+        interrupt_identification: 0xff,
+        line_control: 0xff,
+        line_status: 0xff,
+        modem_control: 0xff,
+        modem_status: 0xff,
+        scratch: 0xff,
+        typed: vec![0xff; 64],
+    };
+    port.serial.restore(&wild).expect("bytes");
+    for register in 0..8 {
+        port.get(register);
+        port.serial.write(register, &[0xff]);
+    }
+}

@@ -20,7 +20,7 @@ const ENTRY: usize = 128;
 
 impl Server {
     /// A file or directory to read and write, from its place.
-    pub(super) fn reopen(&mut self, node: u64, flags: OFlags) -> Result<File> {
+    pub(in crate::share) fn reopen(&mut self, node: u64, flags: OFlags) -> Result<File> {
         let kind = self.table.kind(node)?;
         // Pipes would make us wait, and devices are none of the guest's business.
         if !matches!(kind, FileType::RegularFile | FileType::Directory) {
@@ -40,13 +40,14 @@ impl Server {
     ) -> Result<()> {
         let flags = self.access(field(body)?)?;
         let file = self.reopen(node, flags)?;
-        out.u64(self.table.open(file)?).u64(0);
+        out.u64(self.table.open(file, node, flags)?).u64(0);
         Ok(())
     }
 
     pub(super) fn opendir(&mut self, node: u64, out: &mut Reply<'_>) -> Result<()> {
-        let file = self.reopen(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        out.u64(self.table.open(file)?).u64(0);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let file = self.reopen(node, flags)?;
+        out.u64(self.table.open(file, node, flags)?).u64(0);
         Ok(())
     }
 
@@ -80,7 +81,7 @@ impl Server {
                 .access(asked)
                 .and_then(|flags| self.reopen(number, flags)),
         };
-        match file.and_then(|file| self.table.open(file)) {
+        match file.and_then(|file| self.table.open(file, number, flags)) {
             Ok(handle) => {
                 out.u64(handle).u64(0);
                 Ok(())
@@ -94,7 +95,7 @@ impl Server {
     }
 
     /// Of the guest's flags those that mean something here. It appends by itself.
-    pub(super) fn access(&self, flags: u32) -> Result<OFlags> {
+    pub(in crate::share) fn access(&self, flags: u32) -> Result<OFlags> {
         let kept = OFlags::ACCMODE | OFlags::TRUNC;
         let flags = OFlags::from_bits_retain(flags) & kept;
         match self.read_only && !flags.is_empty() {

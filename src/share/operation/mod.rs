@@ -43,7 +43,7 @@ const MAJOR: u32 = 7;
 const MINOR: u32 = 31;
 
 pub struct Server {
-    table: Table,
+    pub(super) table: Table,
     own_descriptors: OwnedFd,
     read_only: bool,
     /// Every id of the guest's means the same on the host: root started husk.

@@ -9,4 +9,6 @@ pub use core::{DRIVER_OK, NEEDS_RESET};
 pub use mmio::{Milestone, Mmio, Observer, QUEUE_NOTIFY, SIZE, Vacant};
 
 #[cfg(test)]
+mod saved;
+#[cfg(test)]
 mod tests;

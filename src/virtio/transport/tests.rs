@@ -20,8 +20,8 @@ use vmm_sys_util::eventfd::EventFd;
 type Refill = Option<(Arc<GuestRam>, u32)>;
 
 /// Answers each request with the bytes it was sent; config changes when its source is ready.
-struct Echo {
-    log: Arc<Mutex<Vec<&'static str>>>,
+pub(super) struct Echo {
+    pub(super) log: Arc<Mutex<Vec<&'static str>>>,
     bell: EventFd,
     rings: u8,
     /// Plays a guest that offers another chain while one is served, so many times.
@@ -29,7 +29,7 @@ struct Echo {
 }
 
 impl Echo {
-    fn boxed() -> Box<Self> {
+    pub(super) fn boxed() -> Box<Self> {
         Box::new(Self {
             log: Arc::default(),
             bell: EventFd::new(libc::EFD_NONBLOCK).expect("eventfd"),
@@ -51,7 +51,7 @@ impl Echo {
     }
 }
 
-const FEATURE: u64 = 1 << 7;
+pub(super) const FEATURE: u64 = 1 << 7;
 
 impl VirtioDevice for Echo {
     fn kind(&self) -> Kind {
@@ -109,7 +109,7 @@ impl VirtioDevice for Echo {
     }
 }
 
-fn echo(driver: &mut Driver, text: &[u8]) -> Vec<u8> {
+pub(super) fn echo(driver: &mut Driver, text: &[u8]) -> Vec<u8> {
     let length = u32::try_from(text.len()).expect("short");
     let (from, to) = (driver.place(text), driver.allocate(text.len()));
     assert_eq!(

@@ -42,8 +42,22 @@ impl Guest {
         (guest, theirs)
     }
 
+    /// This guest, by another driver's hands.
+    pub fn with(&self, driver: Driver, dialer: Arc<Dialer>) -> Self {
+        Self {
+            driver,
+            dialer,
+            buffers: self.buffers.clone(),
+            packet: self.packet,
+        }
+    }
+
     pub fn start(&mut self) {
-        self.driver.start(F_STREAM);
+        self.restart(F_STREAM);
+    }
+
+    pub fn restart(&mut self, features: u64) {
+        self.driver.start(features);
         self.packet = self.driver.allocate(1 << 17);
         self.buffers.clear();
         for _ in 0..RX_BUFFERS {

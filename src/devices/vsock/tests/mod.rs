@@ -3,6 +3,7 @@
 
 mod guest;
 mod hostile;
+mod saved;
 
 use super::packet::*;
 use super::*;
