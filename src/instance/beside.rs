@@ -13,8 +13,8 @@ use crate::control::READY;
 use crate::sys::namespaces::Child;
 use crate::sys::seqpacket::SeqPacket;
 use rustix::process::{Signal, pidfd_send_signal};
-use sleeper::Sleeper;
 use serde::{Deserialize, Serialize};
+use sleeper::Sleeper;
 use std::os::fd::RawFd;
 
 /// Longest complaint taken from a process.

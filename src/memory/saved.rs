@@ -24,7 +24,7 @@ mod write;
 
 pub use held::{Against, Pagemap, held};
 pub use layers::{Layer, map};
-pub use working::{Want, prefetch};
+pub use working::{Want, is_working_set, prefetch, working_set};
 pub use write::write;
 
 use serde::{Deserialize, Serialize};

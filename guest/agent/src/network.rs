@@ -215,7 +215,10 @@ mod tests {
             ]
         );
         assert_eq!(link(7, IFF_UP, &[], 0).len(), 32);
-        assert_eq!(link(7, IFF_UP, &[], 1500)[32..], [8, 0, 4, 0, 0xdc, 5, 0, 0]);
+        assert_eq!(
+            link(7, IFF_UP, &[], 1500)[32..],
+            [8, 0, 4, 0, 0xdc, 5, 0, 0]
+        );
         let moved = link(7, 0, &[2, 1, 2, 3, 4, 5], 0);
         assert_eq!(moved[..4], [44, 0, 0, 0]);
         assert_eq!(moved[32..], [10, 0, 1, 0, 2, 1, 2, 3, 4, 5, 0, 0]);

@@ -5,8 +5,8 @@
 //! when its interface comes up is nobody's answer to give, and is passed over.
 
 use super::{Companion, Parting, of_network};
-use crate::instance::spawn::Part;
 use crate::config::net::UserNet;
+use crate::instance::spawn::Part;
 use crate::sys::descriptors::another;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
