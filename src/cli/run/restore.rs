@@ -160,11 +160,7 @@ pub fn gather(
     Ok(Parts {
         config,
         agent,
-        opening: Opening::Reborn(crate::instance::session::Reborn {
-            rebirth,
-            terminal: false,
-            stdin: false,
-        }),
+        opening: Opening::Reborn(Box::new(rebirth)),
         opened,
         record: record.clone(),
         beside: beside::Plan {
