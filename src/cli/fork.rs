@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `husk fork`: running copies of a running machine. Main thread.
 
-use super::host::{cache_dir, runtime_dir};
+use super::host::cache_dir;
 use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::progress::Waiting;
 use super::run::{How, Saved, detached, elsewhere, find_one, place, restored, save};

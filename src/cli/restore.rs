@@ -6,9 +6,8 @@ use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::run::{Changes, ChangesArgs, Saved, attend, detached, restored};
 use super::snapshot::problem;
 use super::trace::{Mark, TraceFormat, Waterfall};
-use crate::snapshot::{HostCpu, Layer, PAGES, Snapshot, Store};
+use crate::snapshot::{HostCpu, Store};
 use anyhow::Context as _;
-use std::fs::File;
 
 /// Run a machine that goes on from a snapshot
 ///

@@ -8,7 +8,7 @@
 use super::cpu;
 use super::error::{Fault, SnapshotError, failed};
 use super::format::{
-    About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, Parent, STATE, Shape, disk, is_file,
+    About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, STATE, Shape, disk, is_file,
     is_name,
 };
 use super::pages::{self, Run};

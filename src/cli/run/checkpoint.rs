@@ -130,6 +130,7 @@ fn key(
         variant,
         shape: request.shape,
         jail: request.jail,
+        network: request.network.is_common(),
         timeout: request.timeout,
     };
     let machine = begin::key(&recipe)?;

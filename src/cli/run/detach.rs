@@ -5,14 +5,13 @@
 use super::RunRequest;
 use super::blueprint::Blueprint;
 use super::owner::{self, Operator, Whole};
-use super::parts::{self, Parts};
+use super::parts::Parts;
 use super::session::last_lines;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
 use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
-use crate::cli::trace::{Mark, Waterfall};
 use crate::config::VmConfig;
 use crate::instance;
 use crate::instance::beside;

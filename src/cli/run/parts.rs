@@ -110,12 +110,14 @@ pub fn gather(
         trace: request.trace.is_some(),
         ..bare
     };
+    // Name and network are in the start itself; a boot id the kernel makes when it is first
+    // asked for one, which nobody has done yet.
+    let mut rebirth = identity::of("", None).context("cannot make a machine's identity")?;
+    rebirth.boot_id.clear();
     if let Begin::Restore(_) = config.begin {
-        // Name and network are in the start itself.
-        let mut rebirth = identity::of("", None).context("cannot make a machine's identity")?;
         (rebirth.devices, rebirth.later) = begin::devices(&config);
-        start.rebirth = Some(Box::new(rebirth));
     }
+    start.rebirth = Some(Box::new(rebirth));
     let record = written::record(&Sources {
         request,
         config: &config,

@@ -19,10 +19,15 @@ use crate::sys::clock;
 use anyhow::Context as _;
 use husk_protocol::{Exit, Size};
 use std::io;
+use std::os::fd::BorrowedFd;
 
 impl Machine for Control {
     fn send(&self, request: &Request) -> io::Result<()> {
         Self::send(self, request)
+    }
+
+    fn save(&self, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(request, files)
     }
 
     fn recv(&self) -> io::Result<Option<Report>> {
@@ -141,7 +146,7 @@ fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool
         Event::Report(Report::Note { line }) if !quiet => {
             printer.talk(&format!("husk: {}\r\n", visible(line)));
         }
-        Event::Report(_) => {}
+        Event::Report(_) | Event::Saved(_) => {}
     }
 }
 
