@@ -19,10 +19,12 @@
 
 mod held;
 mod layers;
+mod working;
 mod write;
 
 pub use held::{Against, Pagemap, held};
 pub use layers::{Layer, map};
+pub use working::{Want, is_working_set, prefetch, working_set};
 pub use write::write;
 
 use serde::{Deserialize, Serialize};
