@@ -274,7 +274,7 @@ fn a_share_whose_server_is_gone_is_saved_with_nothing_held() {
 
 #[test]
 fn a_server_that_is_gone_at_the_restore_is_an_error_to_the_guest_alone() {
-    let (mut driver, server) = share();
+    let (driver, server) = share();
     let served = serving(server, 1);
     let state = driver.saved();
     served.join().expect("it answered");
