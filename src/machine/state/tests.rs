@@ -9,7 +9,7 @@ use crate::devices::{self, Spec};
 use crate::virtio::state::{DeviceState, StateFault};
 use crate::virtio::testing::Driver;
 use proptest::prelude::*;
-use std::io::Seek as _;
+use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::FileExt as _;
 
 /// The state in the frozen snapshot, of a machine that ran.
