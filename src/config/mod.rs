@@ -69,6 +69,10 @@ pub struct Restore {
     pub state: HostFile,
     /// The oldest first. Never written to.
     pub memory: Vec<Layer>,
+    /// The pages that others before wrote to first.
+    pub hot: Option<HostFile>,
+    /// An empty file for the pages that this one writes to first.
+    pub learn: Option<HostFile>,
 }
 
 /// A file of a machine's memory.

@@ -191,6 +191,7 @@ pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
         }
         Begin::Restore(saved) => {
             list.push(saved.state.fd);
+            list.extend(saved.hot.iter().chain(&saved.learn).map(|file| file.fd));
             for layer in &saved.memory {
                 list.push(layer.file.fd);
                 list.extend(layer.pages.iter().map(|pages| pages.fd));

@@ -20,7 +20,7 @@ use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
-use crate::memory::saved::{self, Layer};
+use crate::memory::saved::{self, Layer, Run, Want};
 use crate::memory::{self, GuestRam, MapError};
 use crate::net::Link;
 use crate::units::Variant;
@@ -31,6 +31,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -89,6 +90,8 @@ pub struct Saved {
     pub state: File,
     /// The oldest first.
     pub memory: Vec<Layer>,
+    /// Pages to be brought in before the guest asks for them; may be anything.
+    pub hot: Vec<Run>,
 }
 
 /// Everything of the host the machine uses, open.
@@ -136,6 +139,7 @@ pub fn build(
     on_panic: PanicHook,
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
+    let mut hot = Vec::new();
     let (origin, ram) = match parts.begin {
         Begin::Boot(files) => {
             let ram = memory::anonymous(config.memory, &layout::HOLE)?;
@@ -144,11 +148,13 @@ pub fn build(
         Begin::Restore(from) => {
             let state = read_state(&from, config)?;
             let ram = saved::map(&from.memory, config.memory, &layout::HOLE)?;
+            hot = from.hot;
             (Origin::State(Box::new(state)), ram)
         }
     };
     let ram = Arc::new(ram);
     memory::keep_small(&ram);
+    prefetch(&ram, hot)?;
     marks.mark("memory mapped");
     let vm = create_vm(config, parts.kvm, &ram, marks)?;
 
@@ -204,6 +210,20 @@ pub fn build(
         serial,
         log,
     })
+}
+
+/// Brings pages in while the rest of the machine is made: they are wanted either way.
+fn prefetch(ram: &Arc<GuestRam>, hot: Vec<Run>) -> Result<(), BuildError> {
+    if hot.is_empty() || !saved::is_working_set(&hot, ram) {
+        return Ok(());
+    }
+    let ram = Arc::clone(ram);
+    let name = "prefetch";
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || saved::prefetch(&ram, &hot, Want::Write))
+        .map(drop)
+        .map_err(|source| BuildError::Device { name, source })
 }
 
 /// The state, as far as it must agree with what was asked for.

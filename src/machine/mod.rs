@@ -148,6 +148,10 @@ impl Drop for Held<'_> {
 }
 
 impl Running {
+    pub fn memory(&self) -> &GuestRam {
+        &self.shared.ram
+    }
+
     /// How it ended, if it has.
     pub fn end(&self) -> Option<End> {
         self.shared.outcome.end()

@@ -117,6 +117,12 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     let marks = Arc::new(Marks::new(config.trace));
     marks.mark("machine process up");
     let parts = take_parts(&config, inherited)?;
+    let mut learned = match &config.begin {
+        Begin::Restore(config::Restore {
+            learn: Some(file), ..
+        }) => Some(File::from(inherited.take(file.fd)?)),
+        _ => None,
+    };
     let disks = parts.drives.iter().map(File::try_clone);
     let disks: Vec<File> = disks.collect::<io::Result<_>>()?;
     let writable = config.drives.iter().zip(&disks);
@@ -154,12 +160,14 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
         let left = settling.map(|at| at.saturating_duration_since(Instant::now()));
         events.turn(left.map_or(-1, |left| i32::try_from(left.as_millis()).unwrap_or(0)))?;
         if settling.is_some_and(|at| Instant::now() >= at) {
+            learned.take().inspect(|file| desk.learn(&running, file));
             running.settle();
             settling = None;
         }
         desk.answer(&running);
         report_marks(socket, &marks);
     };
+    learned.inspect(|file| desk.learn(&running, file));
     running.flush();
     // Else they stay locked until the kernel has taken an io_uring apart, which it does after
     // this process is gone.
@@ -208,9 +216,14 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
             kernel: file(&boot.kernel)?,
             initrd: boot.initrd.as_ref().map(&mut file).transpose()?,
         }),
-        Begin::Restore(saved) => machine::Begin::Restore(machine::Saved {
-            state: file(&saved.state)?,
-            memory: layers(&saved.memory, &mut file)?,
+        Begin::Restore(from) => machine::Begin::Restore(machine::Saved {
+            state: file(&from.state)?,
+            memory: layers(&from.memory, &mut file)?,
+            // Without it the guest starts all the same.
+            hot: match &from.hot {
+                Some(hot) => saved::read_runs(&file(hot)?).unwrap_or_default(),
+                None => Vec::new(),
+            },
         }),
     };
     let drives = config

@@ -96,6 +96,12 @@ impl Saver {
         Ok(paused)
     }
 
+    /// The pages the guest of a restored machine wrote to first, for those after it.
+    pub fn learn(&self, running: &Running, mut file: &File) -> io::Result<()> {
+        let runs = saved::working_set(running.memory(), &self.pagemap)?;
+        file.write_all(&saved::encode_runs(&runs))
+    }
+
     fn watch(&self, twin: &Twin) -> io::Result<()> {
         let event = EpollEvent::new(EventSet::IN, 0);
         self.done.ctl(ControlOperation::Add, twin.fd(), event)

@@ -61,6 +61,7 @@ pub fn begin(
         path,
         state,
         memory,
+        hot,
     } = match template(recipe, cache)? {
         Ok((template, _)) => template,
         // The machine itself would take as long to say the same.
@@ -74,7 +75,19 @@ pub fn begin(
         }
     };
     waterfall.reached("template ready");
+    // The first to go on from it shows what is wanted first.
+    let learn = match hot {
+        None => template::learning(&path).ok(),
+        Some(_) => None,
+    };
+    let mut keep = |file: File| HostFile {
+        path: path.clone(),
+        fd: opened.keep(file.into()),
+    };
+    let (hot, learn) = (hot.map(&mut keep), learn.map(&mut keep));
     Ok(Begin::Restore(Restore {
+        hot,
+        learn,
         state: HostFile {
             path: path.clone(),
             fd: opened.keep(state.into()),

@@ -8,18 +8,22 @@ use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
 use crate::cli::signals::Signals;
-use crate::config::VmConfig;
+use crate::config::{Begin, Restore, VmConfig};
 use crate::instance::beside::{self, Beside};
 use crate::instance::desk::{Described, Desk};
 use crate::instance::record::{Ended, Record, now};
 use crate::instance::session::{
     self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
 };
+use crate::instance::template;
 use crate::instance::{self, Found, Place, PlaceError, Spawned};
+use crate::sys::descriptors::another;
 use anyhow::Context as _;
 use husk_protocol::Exit;
+use std::fs::File;
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// From the order to shut down to the end of patience: a guest that is asked to stop has
@@ -72,11 +76,19 @@ pub struct Owned {
     beside: Beside,
     /// It holds disks that others may be waiting for.
     has_disks: bool,
+    /// Where the first machine of a template is to leave what it showed.
+    learned: Option<(PathBuf, File)>,
+    /// What its guest has not written yet would be missed.
+    writes_back: bool,
 }
 
 impl Owned {
     /// Writes down how it ended. Whoever reads that finds its ports and its volumes free.
     pub fn conclude(self, ended: &Ended) {
+        if let Some((template, file)) = self.learned {
+            // The next one will show it, too.
+            let _ = template::learned(&template, &file);
+        }
         drop(self.beside);
         if self.has_disks {
             // Taking a machine apart costs the kernel tens of milliseconds, and its locks on
@@ -116,6 +128,15 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         restored: blueprint.parent.is_some(),
     };
     let has_disks = config.drives.iter().any(|drive| !drive.read_only);
+    let learned = match &config.begin {
+        Begin::Restore(Restore { learn, .. }) => learn.as_ref(),
+        Begin::Boot(_) => None,
+    };
+    let learned = learned
+        .map(|to| Ok::<_, io::Error>((to.path.clone(), another(to.fd)?.into())))
+        .transpose()
+        .context("cannot keep what the machine shows")?;
+    let writes_back = has_disks || !config.shares.is_empty();
     let mut company = beside.seated();
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
@@ -158,6 +179,8 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         machine,
         beside: company,
         has_disks,
+        learned,
+        writes_back,
     })
 }
 
@@ -186,7 +209,10 @@ pub fn drive(
             signals: operator.signals,
             limits: Limits {
                 agent: operator.timeout,
-                shutdown: SHUTDOWN,
+                shutdown: match owned.writes_back {
+                    true => SHUTDOWN,
+                    false => Duration::ZERO,
+                },
             },
             window_size: &window_size,
             company: Some(&mut owned.desk),

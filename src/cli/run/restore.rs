@@ -132,7 +132,12 @@ pub fn gather(
         network: request.network.is_common(),
         timeout: request.timeout,
     };
-    let begin = Begin::Restore(Restore { state, memory });
+    let begin = Begin::Restore(Restore {
+        state,
+        memory,
+        hot: None,
+        learn: None,
+    });
     let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     let equipment = storage::open(
         &request.storage,

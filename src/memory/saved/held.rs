@@ -91,6 +91,26 @@ pub fn held(ram: &GuestRam, pagemap: &Pagemap, against: Against) -> io::Result<V
     Ok(joined(all, gap))
 }
 
+/// The pages that were written since they were mapped, and no others, in order.
+pub(super) fn written(ram: &GuestRam, pagemap: &Pagemap) -> io::Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    let mut base = 0;
+    for region in ram.iter() {
+        let host = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(io::Error::other)?
+            .addr() as u64;
+        let shift = (host / PAGE).wrapping_sub(base);
+        runs.extend(private(
+            &pagemap.pagemap,
+            &(host..host + region.len()),
+            shift,
+        )?);
+        base += region.len() / PAGE;
+    }
+    Ok(runs)
+}
+
 /// In order, and not so many that they could not be mapped.
 fn joined(mut all: Vec<Run>, mut gap: u64) -> Vec<Run> {
     all.sort_unstable_by_key(|run| run.start);

@@ -22,6 +22,7 @@ mod net_tap;
 mod options;
 mod readme;
 mod refusals;
+mod restores;
 mod rings;
 mod shapes;
 mod shares;

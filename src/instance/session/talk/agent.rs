@@ -145,7 +145,7 @@ impl Talk<'_> {
                 self.aside = None;
                 self.conclude(Ok(How::Exited(exit)));
                 if self.wants_kernel_log {
-                    self.enter(Stage::Shutdown, Some(self.limits.shutdown));
+                    self.enter(Stage::Shutdown, Some(self.limits.shutdown.max(PATIENCE)));
                 } else {
                     self.shut_down();
                 }
@@ -179,6 +179,10 @@ impl Talk<'_> {
     fn shut_down(&mut self) {
         if self.machine.is_none() {
             return self.enter(Stage::Over, None);
+        }
+        // Nothing of it is to be made consistent.
+        if self.limits.shutdown.is_zero() {
+            return self.stop();
         }
         self.tell(&Message::Shutdown);
         if matches!(self.stage, Stage::Run | Stage::Shutdown) {
