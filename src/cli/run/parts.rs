@@ -22,6 +22,7 @@ use crate::cli::trace::Waterfall;
 use crate::config::{Begin, Drive, HostFile, VmConfig};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
+use crate::instance::Ahead;
 use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::seat::Seat;
@@ -60,6 +61,8 @@ pub struct Parts {
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
     pub seat: Option<Seat>,
+    /// Its process, if that was started already.
+    pub ahead: Option<Ahead>,
     /// What the machine can be made from again.
     pub blueprint: Blueprint,
 }
@@ -69,6 +72,10 @@ pub fn gather(
     printer: &Printer,
     waterfall: &mut Waterfall,
 ) -> Result<Parts, Failure> {
+    let ahead = match request.detach {
+        true => None,
+        false => Ahead::start(request.jail),
+    };
     let mut opened = Opened::default();
     let cache = cache_dir()?;
     let mut bars = Bars::new(printer, request.quiet);
@@ -139,6 +146,7 @@ pub fn gather(
             shares: equipment.served,
         },
         seat: network.seat,
+        ahead,
         blueprint: Blueprint {
             request: declared.published(request),
             record,
