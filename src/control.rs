@@ -26,12 +26,17 @@ pub enum Request {
     /// Send the console's last lines as a `Report::Console`.
     Console,
     /// Save the machine as it stands, into empty files that come with this message: its state,
-    /// its memory, and one for each disk that can be written, in the order of the disks.
-    /// Answered by `Captured` or `Saved`, and after `Captured` always by `Saved`.
+    /// its memory, where `changes` is set the list of its pages, and one for each disk that can
+    /// be written, in the order of the disks. Answered by `Captured` or `Saved`, and after
+    /// `Captured` always by `Saved`.
     Save {
         /// Whether it stands still until it is stopped; else it goes on once it is captured.
         hold: bool,
+        /// Of its memory only what is not as it was when it was restored.
+        changes: bool,
     },
+    /// A machine that a `Save` left standing goes on.
+    Resume,
     /// Let the guest onto its network: until then a machine that was restored sends nothing
     /// and hears nothing there.
     Release,

@@ -42,6 +42,7 @@ pub mod probe;
 pub mod image;
 pub mod initramfs;
 pub mod kernel;
+pub mod snapshot;
 pub mod volume;
 
 pub mod instance;

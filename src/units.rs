@@ -57,7 +57,19 @@ const UNITS: [(&str, u32); 7] = [
 /// Written as people write memory: a number, maybe with a fraction, and a unit. All units
 /// are powers of 1024 whichever way they are spelt (`1g`, `1GB` and `1GiB` are one size),
 /// because that is how memory is sold. `Display` is exact and parses back to itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct ByteSize(u64);
 
 impl ByteSize {

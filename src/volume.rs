@@ -7,6 +7,7 @@
 //! inherits: so no volume has two writers, and none stays locked by something that died. A
 //! file gets its name only when it is whole.
 
+use crate::sys::duplicate::duplicate;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -237,6 +238,18 @@ pub fn scratch(folder: &Path, size: u64) -> Result<File, VolumeError> {
     fs::create_dir_all(folder).map_err(failed("make", folder))?;
     let file = unnamed(folder, size)?;
     format(&file, false)?;
+    Ok(file)
+}
+
+/// A disk as it was when this file was saved, gone with its machine.
+pub fn copied(folder: &Path, saved: &File) -> Result<File, VolumeError> {
+    fs::create_dir_all(folder).map_err(failed("make", folder))?;
+    let length = saved
+        .metadata()
+        .map_err(failed("read a disk for", folder))?
+        .len();
+    let file = unnamed(folder, 0)?;
+    duplicate(saved, &file, length).map_err(failed("make a disk in", folder))?;
     Ok(file)
 }
 

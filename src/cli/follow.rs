@@ -7,6 +7,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// A folder under watch. Changes are noticed from when this is made.
 pub struct Watched(Inotify);
@@ -25,10 +26,21 @@ impl Watched {
 
     /// Waits for a change, or for one of `owners` to end; true if one did.
     pub fn wait(&self, owners: &[OwnedFd]) -> anyhow::Result<bool> {
+        self.wait_until(owners, PollTimeout::NONE)
+    }
+
+    /// The same, for no longer than this.
+    pub fn wait_for(&self, owners: &[OwnedFd], limit: Duration) -> anyhow::Result<bool> {
+        let limit = limit + Duration::from_millis(1);
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        self.wait_until(owners, limit)
+    }
+
+    fn wait_until(&self, owners: &[OwnedFd], limit: PollTimeout) -> anyhow::Result<bool> {
         let reading = |fd| PollFd::new(fd, PollFlags::POLLIN);
         let mut list = vec![reading(self.0.as_fd())];
         list.extend(owners.iter().map(|owner| reading(owner.as_fd())));
-        match poll(&mut list, PollTimeout::NONE) {
+        match poll(&mut list, limit) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }

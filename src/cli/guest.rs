@@ -94,7 +94,7 @@ pub fn drive(
     session::drive(
         Session {
             agent: call.stream,
-            start: call.start,
+            opening: call.start.into(),
             greeted: call.greeted,
             streams,
             machine: None,

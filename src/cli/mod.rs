@@ -14,6 +14,7 @@ pub mod terminal;
 pub mod trace;
 
 mod attach;
+mod bake;
 pub mod boot;
 mod completions;
 mod cp;
@@ -21,6 +22,7 @@ mod doctor;
 mod events;
 mod exec;
 mod follow;
+mod fork;
 mod guest;
 mod image;
 mod inspect;
@@ -30,10 +32,12 @@ mod launch;
 mod logs;
 mod man;
 mod ps;
+mod restore;
 mod ring;
 mod rm;
 mod run;
 mod shape;
+mod snapshot;
 mod stats;
 mod stop;
 mod template;
@@ -96,6 +100,11 @@ enum Verb {
     Images(image::ImagesArgs),
     Rmi(image::RmiArgs),
     Image(image::ImageArgs),
+    Snapshots(snapshot::SnapshotsArgs),
+    Snapshot(snapshot::SnapshotArgs),
+    Restore(restore::RestoreArgs),
+    Fork(fork::ForkArgs),
+    Bake(Box<bake::BakeArgs>),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Template(template::TemplateArgs),
@@ -140,6 +149,11 @@ impl Verb {
             Self::Images(args) => image::images(&args, printer),
             Self::Rmi(args) => image::rmi(&args, printer),
             Self::Image(args) => image::execute(&args, printer),
+            Self::Snapshots(args) => snapshot::snapshots(&args, printer),
+            Self::Snapshot(args) => snapshot::execute(&args, printer),
+            Self::Restore(args) => restore::execute(&args, exec, printer),
+            Self::Fork(args) => fork::execute(&args, exec, printer),
+            Self::Bake(args) => bake::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Template(args) => template::execute(&args, printer),

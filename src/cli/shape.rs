@@ -21,7 +21,7 @@ pub struct ShapeArgs {
 }
 
 /// A size some machine on this host can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Shape {
     pub cpus: u32,
     pub memory: ByteSize,

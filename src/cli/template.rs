@@ -180,6 +180,7 @@ fn prebuild(cache: &Path, args: &PrebuildArgs, printer: &Printer) -> Result<Exit
         variant: Some(variant),
         shape,
         jail: true,
+        network: true,
         timeout: PATIENCE,
     };
     let (template, made) = template(&recipe, cache)?.map_err(|error| problem(&error))?;

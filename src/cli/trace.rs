@@ -19,7 +19,9 @@ const SCHEMA: &str = "husk-trace/1";
 const BAR: u64 = 24;
 
 /// How the trace is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 pub enum TraceFormat {
     Text,
     Json,

@@ -22,7 +22,7 @@ Exit codes: 0 done, 1 something you can mend, 2 something unexpected. `husk run`
 on the command's own code, and answers 125 when husk itself failed.";
 
 /// The order in which `husk --help` presents its verbs.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     ("Start a machine", &["run", "boot"]),
     (
         "Look at machines",
@@ -35,6 +35,10 @@ const GROUPS: [(&str, &[&str]); 6] = [
     (
         "Images and disks",
         &["pull", "import", "images", "rmi", "image", "volume"],
+    ),
+    (
+        "Snapshots",
+        &["snapshot", "snapshots", "restore", "fork", "bake"],
     ),
     ("This host", &["doctor", "kernel", "template"]),
     ("Your shell", &["completions", "man"]),

@@ -34,6 +34,9 @@ pub struct VmConfig {
     /// The guest has places for devices, which it looks into when it is told to: what a
     /// snapshot is made of that has none of these devices. Fixed ones come first.
     pub places: bool,
+    /// It becomes a template: its disk and its interface stand for those of the machines that
+    /// go on from it.
+    pub stand_ins: bool,
     pub drives: Vec<Drive>,
     pub shares: Vec<Share>,
     pub vsock: Option<Vsock>,
@@ -64,8 +67,20 @@ pub enum Begin {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restore {
     pub state: HostFile,
-    /// Never written to.
-    pub memory: HostFile,
+    /// The oldest first. Never written to.
+    pub memory: Vec<Layer>,
+    /// The pages that others before wrote to first.
+    pub hot: Option<HostFile>,
+    /// An empty file for the pages that this one writes to first.
+    pub learn: Option<HostFile>,
+}
+
+/// A file of a machine's memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    pub file: HostFile,
+    /// The list of the pages it has; none: all.
+    pub pages: Option<HostFile>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,6 +33,15 @@ pub struct Net {
     pub link: NetLink,
 }
 
+impl Net {
+    /// The interface that leads to husk's own stack, which is alike in all machines but for its
+    /// address: a template has it.
+    #[must_use]
+    pub fn is_common(&self) -> bool {
+        matches!(self.link, NetLink::Frames(_)) && self.mtu == Addresses::ALONE.mtu
+    }
+}
+
 /// What carries the guest's frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetLink {

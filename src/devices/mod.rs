@@ -37,6 +37,7 @@ pub enum Spec {
     Blk {
         file: File,
         read_only: bool,
+        stand_in: bool,
         id: String,
         limits: blk::Limits,
     },
@@ -48,6 +49,7 @@ pub enum Spec {
     },
     Net {
         link: Box<dyn Link>,
+        stand_in: bool,
         mac: MacAddr,
         mtu: u16,
         bps: Option<u64>,
@@ -102,10 +104,12 @@ pub fn build(spec: Spec) -> io::Result<Built> {
         Spec::Blk {
             file,
             read_only,
+            stand_in,
             id,
             limits,
         } => {
             let blk = blk::Blk::new(file, read_only, &id, limits, blk::Choice::Best)?;
+            let blk = if stand_in { blk.standing_in() } else { blk };
             (Box::new(blk), Handle::None)
         }
         Spec::Console {
@@ -119,11 +123,13 @@ pub fn build(spec: Spec) -> io::Result<Built> {
         }
         Spec::Net {
             link,
+            stand_in,
             mac,
             mtu,
             bps,
         } => {
             let (net, control) = net::Net::new(link, mac, mtu, bps)?;
+            let net = if stand_in { net.standing_in() } else { net };
             (Box::new(net), Handle::Net(control))
         }
         Spec::Rng => (Box::new(rng::Rng), Handle::None),
@@ -158,6 +164,7 @@ mod tests {
             Spec::Blk {
                 file,
                 read_only: false,
+                stand_in: false,
                 id: "scratch".to_owned(),
                 limits: blk::Limits::default(),
             },
@@ -170,6 +177,7 @@ mod tests {
             Spec::Net {
                 // Without a world: what the guest sends goes nowhere.
                 link: Box::new(Frames::new(Frames::pair().expect("sockets").0)),
+                stand_in: false,
                 mac: MacAddr([2, 0, 0, 0, 0, 1]),
                 mtu: 1500,
                 bps: None,

@@ -39,6 +39,7 @@ pub use reference::{FsKind, Reference};
 pub use registry::{PullError, PullPolicy};
 pub use store::{Kept, Reclaimed, Store};
 pub use tree::Refused;
+pub use unpack::{LOOK, room, unzstd};
 
 use bare::{open_archive, open_directory};
 use blob::{Blob, Source};

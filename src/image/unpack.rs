@@ -106,6 +106,11 @@ pub fn unpack(
     Ok(Unpacked { packed, plain })
 }
 
+/// Unpacks zstd, however many frames of it.
+pub fn unzstd<'a>(packed: impl Read + 'a) -> Box<dyn Read + 'a> {
+    decoder(Packing::Zstd, packed)
+}
+
 fn decoder<'a, R: Read + 'a>(packing: Packing, packed: R) -> Box<dyn Read + 'a> {
     match packing {
         Packing::Plain => Box::new(packed),

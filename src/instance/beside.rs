@@ -3,6 +3,8 @@
 //! net`, and one for each shared directory, `husk share`. The machine's owner starts them
 //! and sees them end. Tool side, main thread.
 
+mod sleeper;
+
 use super::seat::Seat;
 use super::spawn::{Part, SpawnError, reap};
 use crate::config::Served;
@@ -12,6 +14,7 @@ use crate::sys::namespaces::Child;
 use crate::sys::seqpacket::SeqPacket;
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
+use sleeper::Sleeper;
 use std::os::fd::RawFd;
 
 /// Longest complaint taken from a process.
@@ -51,6 +54,7 @@ impl Plan {
         let member = self.network.as_ref().and_then(|net| net.private.as_ref());
         Beside {
             parts: Vec::new(),
+            sleeper: None,
             _seat: member.map(Seat::inherited),
         }
     }
@@ -60,20 +64,15 @@ impl Beside {
     /// Starts all of it; `ready` is to be asked before the guest's command is.
     pub fn start(&mut self, plan: &Plan) -> Result<(), BesideError> {
         if let Some(net) = &plan.network {
-            let part = Part {
-                verb: "net",
-                keep: of_network(net),
-                namespaces: net.jail,
-                host_network: true,
-                all_ids: false,
-            };
             let what = "the guest's network cannot be carried".to_owned();
-            let mut carrier = Companion::start(part, net, what)?;
-            carrier.end = match net.published.is_empty() && net.private.is_none() {
-                true => Parting::Unseen,
-                false => Parting::Told,
-            };
-            self.parts.push(carrier);
+            if net.published.is_empty() && net.private.is_none() {
+                let sleeper = Sleeper::new(net, what).map_err(SpawnError::Process)?;
+                self.sleeper = Some(sleeper);
+            } else {
+                let mut carrier = Companion::start(sleeper::part(net), net, what)?;
+                carrier.end = Parting::Told;
+                self.parts.push(carrier);
+            }
         }
         for served in &plan.shares {
             // Confined even if the machine is not: it acts on files in the user's name.
@@ -112,6 +111,7 @@ fn of_network(net: &UserNet) -> Vec<RawFd> {
 #[derive(Debug, Default)]
 pub struct Beside {
     parts: Vec<Companion>,
+    sleeper: Option<Sleeper>,
     /// Given back when nobody holds it any more: after `parts`.
     _seat: Option<Seat>,
 }

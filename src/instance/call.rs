@@ -10,12 +10,17 @@ use std::time::Duration;
 /// For an owner that lives to answer what costs it nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// For a machine's memory and disks to be written, on a slow disk.
+const SAVING: Duration = Duration::from_secs(600);
+
 /// Asks, and waits for the answer; without end only where it is the machine's end.
 pub fn ask(found: &Found, ask: &Ask) -> io::Result<Answer> {
     let mut stream = found.call()?;
-    if *ask != Ask::Wait {
-        stream.set_read_timeout(Some(PATIENCE))?;
-    }
+    stream.set_read_timeout(match ask {
+        Ask::Wait => None,
+        Ask::Save { .. } => Some(SAVING),
+        _ => Some(PATIENCE),
+    })?;
     put(&mut stream, ask)
 }
 
@@ -28,7 +33,7 @@ pub fn attach(found: &Found) -> io::Result<Result<UnixStream, String>> {
     Ok(match answer {
         Answer::Done => Ok(stream),
         Answer::Refused(why) => Err(why),
-        Answer::Live(_) | Answer::Ended(_) | Answer::Counted(_) => {
+        Answer::Live(_) | Answer::Ended(_) | Answer::Counted(_) | Answer::Saved { .. } => {
             Err("it answers something else".into())
         }
     })

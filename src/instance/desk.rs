@@ -7,22 +7,25 @@
 //! does not read what it asked for is let go.
 
 mod attached;
+mod saving;
 
 use super::journal;
 use super::logs::Log;
 use super::place::Claim;
 use super::record::Ended;
-use super::session::{Company, Event, Wish};
+use super::session::{Company, Event, SaveOrder, Saved, Wish};
 use crate::control::{Counted, Report};
 use attached::Attached;
 use husk_protocol::{Exit, Stream};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
+pub use saving::{BLUEPRINT, Described};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest request: a client of the same user may err, and must not fill memory.
@@ -49,6 +52,19 @@ pub enum Ask {
     /// Answered when the machine is at its end.
     Wait,
     Attach,
+    /// End the machine at once.
+    End,
+    /// A machine that stands still since it was saved goes on.
+    Resume,
+    /// Save the machine into files of this folder, which is empty. Answered when they are
+    /// whole.
+    Save {
+        folder: PathBuf,
+        /// Whether it stands still from then on; else it goes on.
+        hold: bool,
+        /// Of its memory only what is not as it was when it was restored.
+        changes: bool,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +73,10 @@ pub enum Answer {
     Live(Live),
     Ended(Ended),
     Counted(Counted),
+    /// For how many nanoseconds the machine stood still.
+    Saved {
+        paused: u64,
+    },
     Refused(String),
 }
 
@@ -78,6 +98,8 @@ enum Client {
     Waiting(UnixStream),
     /// For what the machine's devices counted.
     Counting(UnixStream),
+    /// For its snapshot to be whole.
+    Saving(UnixStream),
     Attached(Box<Attached>),
     Gone,
 }
@@ -87,6 +109,7 @@ pub struct Desk {
     clients: Vec<Client>,
     log: Option<Log>,
     claim: Claim,
+    described: Described,
     live: Live,
     wishes: VecDeque<Wish>,
     input: VecDeque<u8>,
@@ -94,8 +117,8 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// `log`: whether the process's output is kept.
-    pub fn open(claim: Claim, log: bool) -> io::Result<Self> {
+    /// `log`: whether the process's output is kept. `described` goes into every snapshot.
+    pub fn open(claim: Claim, log: bool, described: Described) -> io::Result<Self> {
         let listener = claim.desk()?;
         listener.set_nonblocking(true)?;
         let log = log.then(|| Log::create(claim.dir())).transpose()?;
@@ -104,6 +127,7 @@ impl Desk {
             clients: Vec::new(),
             log,
             claim,
+            described,
             live: Live::default(),
             wishes: VecDeque::new(),
             input: VecDeque::new(),
@@ -134,7 +158,7 @@ impl Desk {
         let until = Instant::now() + FAREWELL;
         for client in std::mem::take(&mut self.clients) {
             match client {
-                Client::Counting(stream) => {
+                Client::Counting(stream) | Client::Saving(stream) => {
                     let why = "the machine is at its end".to_owned();
                     let _ = tell(&stream, &Answer::Refused(why));
                 }
@@ -187,11 +211,31 @@ impl Desk {
                 self.live.attached = self.clients.iter().filter(attached).count();
                 let _ = tell(&stream, &Answer::Live(self.live.clone()));
             }
+            Ask::End => {
+                self.wishes.push_back(Wish::End);
+                let _ = tell(&stream, &Answer::Done);
+            }
+            Ask::Resume => {
+                self.wishes.push_back(Wish::Resume);
+                let _ = tell(&stream, &Answer::Done);
+            }
             Ask::Wait => self.clients[place] = Client::Waiting(stream),
             Ask::Count => {
                 self.clients[place] = Client::Counting(stream);
                 self.wishes.push_back(Wish::Count);
             }
+            Ask::Save {
+                folder,
+                hold,
+                changes,
+            } => match self.order(&folder, hold, changes) {
+                Ok(order) => {
+                    note("snapshot", None);
+                    self.clients[place] = Client::Saving(stream);
+                    self.wishes.push_back(Wish::Save(order));
+                }
+                Err(why) => drop(tell(&stream, &Answer::Refused(why))),
+            },
             Ask::Attach if self.live.guest_pid.is_none() || self.live.exited => {
                 let why = "its command does not run".to_owned();
                 let _ = tell(&stream, &Answer::Refused(why));
@@ -205,6 +249,25 @@ impl Desk {
                 }
             }
         }
+    }
+
+    fn order(&self, folder: &Path, hold: bool, changes: bool) -> Result<SaveOrder, String> {
+        let saving = |client: &Client| matches!(client, Client::Saving(_));
+        if self.live.guest_pid.is_none() || self.live.exited {
+            return Err("its command does not run".into());
+        }
+        if self.clients.iter().any(saving) {
+            return Err("another snapshot of it is being made".into());
+        }
+        if changes && !self.described.restored {
+            return Err(
+                "it was not restored from a snapshot, so there is nothing its changes \
+                        could be kept apart from"
+                    .into(),
+            );
+        }
+        let order = self.described.order(folder, hold, changes);
+        order.map_err(|error| format!("cannot make the snapshot's files: {error}"))
     }
 
     /// What an attached client typed and wished.
@@ -232,7 +295,7 @@ impl Company for Desk {
         for client in &self.clients {
             list.push(match client {
                 Client::Asking(stream, _) => (stream.as_fd(), PollFlags::POLLIN),
-                Client::Waiting(stream) | Client::Counting(stream) => {
+                Client::Waiting(stream) | Client::Counting(stream) | Client::Saving(stream) => {
                     (stream.as_fd(), PollFlags::POLLIN)
                 }
                 Client::Attached(attached) => attached.watched(self.input.len() < MAX_INPUT),
@@ -304,6 +367,7 @@ impl Company for Desk {
             }
             Event::Exited(exit) => self.exited(*exit),
             Event::Report(Report::Counted(counted)) => self.counted(counted),
+            Event::Saved(result) => self.saved(result),
             Event::AgentUp(_) | Event::KernelLog(_) | Event::Report(_) => {}
         }
     }
@@ -315,6 +379,21 @@ impl Desk {
         for client in &mut self.clients {
             if let Client::Counting(stream) = client {
                 let _ = tell(stream, &Answer::Counted(*counted));
+                *client = Client::Gone;
+            }
+        }
+    }
+
+    fn saved(&mut self, result: &Result<Saved, String>) {
+        let answer = match result {
+            Ok(saved) => Answer::Saved {
+                paused: saved.paused,
+            },
+            Err(why) => Answer::Refused(why.clone()),
+        };
+        for client in &mut self.clients {
+            if let Client::Saving(stream) = client {
+                let _ = tell(stream, &answer);
                 *client = Client::Gone;
             }
         }
@@ -334,7 +413,10 @@ impl Client {
     /// Reads what came. True if `ask` holds a request now.
     fn hear(&mut self, ask: &mut Vec<u8>) -> bool {
         let stream = match self {
-            Self::Asking(stream, _) | Self::Waiting(stream) | Self::Counting(stream) => &*stream,
+            Self::Asking(stream, _)
+            | Self::Waiting(stream)
+            | Self::Counting(stream)
+            | Self::Saving(stream) => &*stream,
             Self::Attached(_) | Self::Gone => return false,
         };
         let mut buffer = [0; MAX_REQUEST];

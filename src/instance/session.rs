@@ -13,18 +13,22 @@ mod talk;
 #[cfg(test)]
 mod tests;
 
-pub use company::{Company, Wish};
+pub use company::{Company, SaveOrder, Wish};
 
 use crate::control::{End, Report, Request};
-use husk_protocol::{Exit, Failure, Hello, LogRecord, Malformed, Size, Start, VERSION};
+use husk_protocol::{
+    Exit, Failure, Hello, LogRecord, Malformed, Message, Rebirth, Size, Start, Step, VERSION,
+};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// The control socket of a machine.
 pub trait Machine: AsFd {
     fn send(&self, request: &Request) -> io::Result<()>;
+    /// A `Request::Save`, with the files it is saved into.
+    fn save(&self, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()>;
     /// The next report; called when the descriptor is readable. `None`: the process is gone.
     fn recv(&self) -> io::Result<Option<Report>>;
 }
@@ -52,12 +56,43 @@ pub struct Limits {
     pub shutdown: Duration,
 }
 
+/// How the guest comes to have a process.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a session has one, and a start is the common kind"
+)]
+pub enum Opening {
+    /// It is started.
+    Start(Start),
+    /// It runs already, in a machine that was restored and stands still; this the machine is to
+    /// become before it goes on.
+    Reborn(Box<Rebirth>),
+}
+
+impl From<Start> for Opening {
+    fn from(start: Start) -> Self {
+        Self::Start(start)
+    }
+}
+
+impl Opening {
+    /// As the agent is told.
+    #[must_use]
+    pub fn message(self) -> Message<'static> {
+        match self {
+            Self::Start(start) => Message::Start(start),
+            Self::Reborn(rebirth) => Message::Reborn(*rebirth),
+        }
+    }
+}
+
 /// What a session consists of.
 pub struct Session<'a> {
     /// The connection the agent's own is joined to.
     pub agent: UnixStream,
-    pub start: Start,
-    /// `start` is on its way already, sent with the call to an agent of this version.
+    pub opening: Opening,
+    /// A `Start` is on its way already, sent with the call to an agent of this version.
     pub greeted: bool,
     pub streams: Streams,
     /// None for a further process, of a machine that is another session's: this one neither
@@ -78,10 +113,21 @@ pub struct Session<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     AgentUp(Hello),
-    Started { pid: u32 },
+    Started {
+        pid: u32,
+    },
     Exited(Exit),
     KernelLog(Vec<LogRecord>),
     Report(Report),
+    /// What became of a `Wish::Save`, one for each and in their order; or why nothing did, in
+    /// one line.
+    Saved(Result<Saved, String>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// For how many nanoseconds the machine stood still.
+    pub paused: u64,
 }
 
 /// How a process that ran came to its end.
@@ -138,6 +184,13 @@ pub enum SessionError {
     MachineLost,
     #[error("the guest's agent speaks version {0} of the protocol, and husk {VERSION}")]
     Version(u16),
+    #[error("the restored machine cannot become its own, {}: {}", .step.name(), command(.failure))]
+    Identity { step: Step, failure: Failure },
+    #[error("the restored machine's agent said nothing of {} within {} s", .step.name(), .limit.as_secs_f32())]
+    Unacknowledged { step: Step, limit: Duration },
+    /// What the machine was started for, and what is in it, are not the same.
+    #[error("the guest has {0}")]
+    Otherwise(&'static str),
     #[error("the guest's agent does not keep to the protocol")]
     Protocol(#[source] Malformed),
     #[error("the command, its arguments and its environment are longer than 1 MiB together")]

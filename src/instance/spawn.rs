@@ -189,7 +189,14 @@ pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
             list.push(boot.kernel.fd);
             list.extend(boot.initrd.iter().map(|file| file.fd));
         }
-        Begin::Restore(saved) => list.extend([saved.state.fd, saved.memory.fd]),
+        Begin::Restore(saved) => {
+            list.push(saved.state.fd);
+            list.extend(saved.hot.iter().chain(&saved.learn).map(|file| file.fd));
+            for layer in &saved.memory {
+                list.push(layer.file.fd);
+                list.extend(layer.pages.iter().map(|pages| pages.fd));
+            }
+        }
     }
     list.extend(config.drives.iter().map(|drive| drive.file.fd));
     list.extend(config.shares.iter().map(|share| share.fd));

@@ -8,13 +8,16 @@
 use super::spawn::{SpawnError, Spawned, spawn};
 use crate::config::VmConfig;
 use crate::control::{Report, Request};
+use crate::image::Digest;
+use crate::snapshot;
+use crate::snapshot::verify::{self, Stamp};
 use husk_protocol::{Decoder, Message};
 use nix::fcntl::{Flock, FlockArg};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -25,6 +28,8 @@ const MEMORY: &str = "memory";
 /// What it is of, as `About`.
 const ABOUT: &str = "about.json";
 const SEAL: &str = "seal.json";
+/// The pages its machines write to first. Sealed by nothing: whoever reads it trusts nothing.
+const HOT: &str = "pages.hot";
 const LOCK: &str = "lock";
 /// Digits of a key.
 const KEY_DIGITS: usize = 12;
@@ -55,6 +60,8 @@ pub struct Template {
     pub path: PathBuf,
     pub state: File,
     pub memory: File,
+    /// What its machines write to first, once one has gone on from it.
+    pub hot: Option<File>,
 }
 
 /// The machine a template is made of: its configuration, and the host's end of its agent's
@@ -79,20 +86,40 @@ pub struct About {
 }
 
 /// What a template was when it was made: one that is not that any more is none. Its memory is
-/// too much to be read at every start, and is looked at by its length only.
+/// too much to be read at every start, and is while its stamp does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Seal {
-    state: String,
-    memory: u64,
+    state: Digest,
+    memory: Digest,
+    stamp: Stamp,
 }
 
 impl Seal {
-    fn of(state: &[u8], memory: u64) -> Self {
-        let state = Sha256::digest(state);
-        let state = state
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        Self { state, memory }
+    fn of(state: &[u8], memory: &File) -> io::Result<Self> {
+        let (digest, stamp) = verify::seal(snapshot::MEMORY, memory)?;
+        Ok(Self {
+            state: Digest::of(state),
+            memory: digest,
+            stamp,
+        })
+    }
+
+    /// Whether a template is what it was.
+    fn holds(&self, path: &Path, state: &[u8], memory: &File) -> io::Result<bool> {
+        if Digest::of(state) != self.state {
+            return Ok(false);
+        }
+        if Stamp::of(memory)? == self.stamp {
+            return Ok(true);
+        }
+        // Written to since, or copied: what is in it decides.
+        let found = Self::of(state, memory)?;
+        let same = found.memory == self.memory;
+        if same {
+            let _ = verify::replace(&path.join(SEAL), &serde_json::to_vec(&found)?);
+        }
+        Ok(same)
     }
 }
 
@@ -114,17 +141,14 @@ pub fn find(place: &Path, key: &str) -> Option<Template> {
     let open = |name| File::open(path.join(name)).ok();
     let (state, memory) = (open(STATE)?, open(MEMORY)?);
     let seal: Seal = serde_json::from_slice(&fs::read(path.join(SEAL)).ok()?).ok()?;
-    let whole = seal
-        == Seal::of(
-            &fs::read(path.join(STATE)).ok()?,
-            memory.metadata().ok()?.len(),
-        );
-    if !whole {
+    let bytes = fs::read(path.join(STATE)).ok()?;
+    if !seal.holds(&path, &bytes, &memory).ok()? {
         return None;
     }
     // What was not used for the longest goes first when there are too many.
     let _ = state.set_modified(SystemTime::now());
     Some(Template {
+        hot: open(HOT),
         path,
         state,
         memory,
@@ -167,6 +191,23 @@ pub fn make(
         return Err(error);
     }
     find(place, key).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
+}
+
+/// A file without a name, for what the first machine of a template shows.
+pub fn learning(path: &Path) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+/// Gives it its name, unless another was faster, or nothing was shown.
+pub fn learned(path: &Path, file: &File) -> io::Result<()> {
+    if file.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let to = path.join(HOT);
+    let follow = AtFlags::SYMLINK_FOLLOW;
+    Ok(rustix::fs::linkat(CWD, from, CWD, to, follow)?)
 }
 
 /// All of them, the one used last first.
@@ -275,9 +316,13 @@ fn save(sitter: Sitter, folder: &Path, patience: Duration) -> Result<(), Templat
     drop(sitter.opened);
     let result = greeted(&sitter.agent, patience).and_then(|()| {
         let files = [state.as_fd(), memory.as_fd()];
-        let sent = machine
-            .control
-            .send_with(&Request::Save { hold: true }, &files);
+        let sent = machine.control.send_with(
+            &Request::Save {
+                hold: true,
+                changes: false,
+            },
+            &files,
+        );
         sent.map_err(TemplateError::Control)?;
         loop {
             match machine.control.recv().map_err(TemplateError::Control)? {
@@ -323,7 +368,7 @@ fn seal(folder: &Path) -> io::Result<()> {
         File::open(folder.join(name))?.sync_all()?;
     }
     memory.sync_all()?;
-    let seal = Seal::of(&fs::read(folder.join(STATE))?, memory.metadata()?.len());
+    let seal = Seal::of(&fs::read(folder.join(STATE))?, &memory)?;
     let file = File::create_new(folder.join(SEAL))?;
     serde_json::to_writer(&file, &seal)?;
     file.sync_all()

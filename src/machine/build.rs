@@ -8,7 +8,7 @@ use super::marks::Marks;
 use super::outcome::Outcome;
 use super::state::{MachineState, StateFileError};
 use super::vcpu::{self, Core};
-use super::wiring::Wiring;
+use super::wiring::{Ends, Wiring};
 use crate::arch::acpi::{self, AcpiError, Slot};
 use crate::arch::host::{self, HostKind};
 use crate::arch::state::StateError;
@@ -20,6 +20,7 @@ use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
+use crate::memory::saved::{self, Layer, Run, Want};
 use crate::memory::{self, GuestRam, MapError};
 use crate::net::Link;
 use crate::units::Variant;
@@ -30,6 +31,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -55,6 +57,10 @@ pub enum BuildError {
     },
     #[error("there are more devices than interrupt lines")]
     Lines,
+    #[error("the machine is to boot, and there is no kernel to boot")]
+    Begin,
+    #[error("the snapshot has {saved} devices, and its machine is to have {there}")]
+    Devices { saved: usize, there: usize },
     #[error("the snapshot is of a machine with {cpus} CPUs and {memory} bytes of memory")]
     OtherShape { cpus: usize, memory: u64 },
     #[error("the snapshot cannot be restored")]
@@ -82,7 +88,10 @@ pub enum Begin {
 /// A machine that was saved.
 pub struct Saved {
     pub state: File,
-    pub memory: File,
+    /// The oldest first.
+    pub memory: Vec<Layer>,
+    /// Pages to be brought in before the guest asks for them; may be anything.
+    pub hot: Vec<Run>,
 }
 
 /// Everything of the host the machine uses, open.
@@ -114,6 +123,12 @@ pub struct Console {
     pub output: Option<OwnedFd>,
 }
 
+/// What its processors begin with, read.
+enum Origin {
+    Files(boot::Files),
+    State(Box<MachineState>),
+}
+
 /// Builds the machine. `on_panic` is called once, on whichever thread sees it, with the
 /// line in which the guest's kernel says that it panicked.
 pub fn build(
@@ -124,16 +139,22 @@ pub fn build(
     on_panic: PanicHook,
 ) -> Result<Machine, BuildError> {
     let host = host::kind();
-    let saved = match &parts.begin {
-        Begin::Boot(_) => None,
-        Begin::Restore(saved) => Some(read_state(saved, config)?),
-    };
-    let ram = match &parts.begin {
-        Begin::Boot(_) => memory::anonymous(config.memory, &layout::HOLE)?,
-        Begin::Restore(saved) => memory::saved::map(&saved.memory, config.memory, &layout::HOLE)?,
+    let mut hot = Vec::new();
+    let (origin, ram) = match parts.begin {
+        Begin::Boot(files) => {
+            let ram = memory::anonymous(config.memory, &layout::HOLE)?;
+            (Origin::Files(files), ram)
+        }
+        Begin::Restore(from) => {
+            let state = read_state(&from, config)?;
+            let ram = saved::map(&from.memory, config.memory, &layout::HOLE)?;
+            hot = from.hot;
+            (Origin::State(Box::new(state)), ram)
+        }
     };
     let ram = Arc::new(ram);
     memory::keep_small(&ram);
+    prefetch(&ram, hot)?;
     marks.mark("memory mapped");
     let vm = create_vm(config, parts.kvm, &ram, marks)?;
 
@@ -141,32 +162,29 @@ pub fn build(
     let mut wiring = Wiring::new(&vm, Arc::clone(&ram), Arc::clone(marks));
     wiring.add_ends(outcome)?;
     let serial = wiring.add_consoles(parts.console, &log)?;
-    // What a snapshot has comes first; a guest finds the others where it was told to look.
-    if config.places {
-        wiring.add_fixed(config, parts.vsock)?;
-        wiring.add_virtio(config, parts.drives, parts.shares)?;
-    } else {
-        wiring.add_virtio(config, parts.drives, parts.shares)?;
-        wiring.add_fixed(config, parts.vsock)?;
-    }
-    if let (Some(net), Some(link)) = (&config.net, parts.net) {
-        wiring.add_net(net, link)?;
-    }
+    let ends = Ends {
+        drives: parts.drives,
+        shares: parts.shares,
+        vsock: parts.vsock,
+        net: parts.net,
+    };
+    wiring.add_virtio(config, ends)?;
     if config.places {
         wiring.add_places()?;
     }
     let (board, slots) = wiring.finish();
     marks.mark("devices made");
 
-    let counters = saved
-        .as_ref()
-        .map_or_else(assist::Counters::default, |state| {
-            assist::Counters::restored(&state.counters, &ram)
-        });
-    let (vcpus, variant) = match (saved, parts.begin) {
-        (Some(state), _) => restore(&vm, host, &state, &board.transports, marks)?,
-        (None, Begin::Boot(files)) => load(&vm, config, files, &ram, &slots, marks)?,
-        (None, Begin::Restore(_)) => return Err(BuildError::Lines),
+    let (vcpus, variant, counters) = match origin {
+        Origin::State(state) => {
+            let (vcpus, variant) = restore(&vm, host, &state, &board.transports, marks)?;
+            let counters = assist::Counters::restored(&state.counters, &ram);
+            (vcpus, variant, counters)
+        }
+        Origin::Files(files) => {
+            let (vcpus, variant) = load(&vm, config, files, &ram, &slots, marks)?;
+            (vcpus, variant, assist::Counters::default())
+        }
     };
     marks.mark("vCPUs made");
     Ok(Machine {
@@ -194,6 +212,20 @@ pub fn build(
     })
 }
 
+/// Brings pages in while the rest of the machine is made: they are wanted either way.
+fn prefetch(ram: &Arc<GuestRam>, hot: Vec<Run>) -> Result<(), BuildError> {
+    if hot.is_empty() || !saved::is_working_set(&hot, ram) {
+        return Ok(());
+    }
+    let ram = Arc::clone(ram);
+    let name = "prefetch";
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || saved::prefetch(&ram, &hot, Want::Write))
+        .map(drop)
+        .map_err(|source| BuildError::Device { name, source })
+}
+
 /// The state, as far as it must agree with what was asked for.
 fn read_state(saved: &Saved, config: &VmConfig) -> Result<MachineState, BuildError> {
     let state = MachineState::read(&saved.state)?;
@@ -218,7 +250,7 @@ fn load(
 ) -> Result<(Vec<Core>, Variant), BuildError> {
     let host = host::kind();
     let config::Begin::Boot(from) = &config.begin else {
-        return Err(BuildError::Lines);
+        return Err(BuildError::Begin);
     };
     let words = |variant| {
         let own = host.kernel_words(variant).iter();
@@ -249,7 +281,10 @@ fn restore(
         return Err(BuildError::Ring3("of the snapshot".to_owned()));
     }
     if state.devices.len() > transports.len() {
-        return Err(BuildError::Lines);
+        return Err(BuildError::Devices {
+            saved: state.devices.len(),
+            there: transports.len(),
+        });
     }
     let mut cores = Vec::with_capacity(state.cpus.len());
     for (index, cpu) in (0..).zip(&state.cpus) {

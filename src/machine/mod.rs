@@ -99,6 +99,8 @@ impl Machine {
 pub struct Held<'a> {
     running: &'a Running,
     cpus: Vec<gate::Stopped>,
+    /// They are to stand still for good.
+    kept: bool,
 }
 
 impl Held<'_> {
@@ -130,15 +132,26 @@ impl Held<'_> {
     pub fn memory(&self) -> &GuestRam {
         &self.running.shared.ram
     }
+
+    /// The machine does nothing any more, until it is stopped.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.running.shared.gate.open();
+        if !self.kept {
+            self.running.shared.gate.open();
+        }
     }
 }
 
 impl Running {
+    pub fn memory(&self) -> &GuestRam {
+        &self.shared.ram
+    }
+
     /// How it ended, if it has.
     pub fn end(&self) -> Option<End> {
         self.shared.outcome.end()
@@ -155,8 +168,21 @@ impl Running {
         let held = Held {
             running: self,
             cpus: held.unwrap_or_default(),
+            kept: false,
         };
         (!held.cpus.is_empty()).then_some(held)
+    }
+
+    /// Lets go on what `Held::keep` left standing.
+    pub fn go_on(&self) {
+        self.shared.gate.open();
+    }
+
+    /// The guest is who it is to be: its interface speaks.
+    pub fn release(&self) {
+        if let Some(net) = &self.net {
+            net.release();
+        }
     }
 
     /// How often the guest's kernel went through ring 0, by kind, where it lives outside of it

@@ -48,6 +48,14 @@ pub struct Board {
     pub net: Option<Arc<net::Control>>,
 }
 
+/// What the virtio devices are joined to, in the order of the configuration.
+pub struct Ends {
+    pub drives: Vec<File>,
+    pub shares: Vec<UnixStream>,
+    pub vsock: VsockParts,
+    pub net: Option<Box<dyn Link>>,
+}
+
 pub struct Wiring<'a> {
     vm: &'a Vm,
     ram: Arc<GuestRam>,
@@ -120,37 +128,77 @@ impl<'a> Wiring<'a> {
         Ok(serial)
     }
 
-    /// The configuration's other virtio devices, drives first: the guest's names for them
-    /// follow this order.
-    pub fn add_virtio(
-        &mut self,
-        config: &VmConfig,
-        drives: Vec<File>,
-        shares: Vec<UnixStream>,
-    ) -> Result<(), BuildError> {
-        for (drive, file) in config.drives.iter().zip(drives) {
-            self.add(Spec::Blk {
-                file,
-                read_only: drive.read_only,
-                // Not the path: where its operator keeps things is none of the guest's business.
-                id: serial(&drive.file.path),
-                limits: blk::Limits {
-                    bytes: drive.bps,
-                    operations: drive.iops,
-                },
-            })?;
+    /// The configuration's virtio devices. Those that a template has, or a stand-in for, come
+    /// first; a guest finds the others where it was told to look, the balloon last. The guest's
+    /// names for drives follow their order.
+    pub fn add_virtio(&mut self, config: &VmConfig, parts: Ends) -> Result<(), BuildError> {
+        let mut drives = config.drives.iter().zip(parts.drives);
+        let mut net = config.net.as_ref().zip(parts.net);
+        if config.places {
+            self.add_vsock(config, parts.vsock)?;
+            self.add_rng(config)?;
+            if let Some((drive, file)) = drives.next() {
+                self.add_drive(config, drive, file)?;
+            }
+            if let Some((net, link)) = net.take_if(|(net, _)| net.is_common()) {
+                self.add_net(config, net, link)?;
+            }
+            for (drive, file) in drives {
+                self.add_drive(config, drive, file)?;
+            }
+            self.add_shares(config, parts.shares)?;
+        } else {
+            for (drive, file) in drives {
+                self.add_drive(config, drive, file)?;
+            }
+            self.add_shares(config, parts.shares)?;
+            self.add_vsock(config, parts.vsock)?;
+            self.add_rng(config)?;
         }
-        for (share, stream) in config.shares.iter().zip(shares) {
-            self.add(Spec::Fs {
-                stream,
-                tag: share.tag.clone(),
-            })?;
+        if let Some((net, link)) = net {
+            self.add_net(config, net, link)?;
+        }
+        // A template has none: what it does in its first moments is of no use, and costs a
+        // start milliseconds.
+        if config.balloon
+            && !config.stand_ins
+            && let Handle::Balloon(control) = self.add(Spec::Balloon)?
+        {
+            self.board.balloon = Some(control);
         }
         Ok(())
     }
 
-    /// Those that every machine has alike.
-    pub fn add_fixed(&mut self, config: &VmConfig, vsock: VsockParts) -> Result<(), BuildError> {
+    fn add_drive(
+        &mut self,
+        config: &VmConfig,
+        drive: &config::Drive,
+        file: File,
+    ) -> Result<(), BuildError> {
+        let limits = blk::Limits {
+            bytes: drive.bps,
+            operations: drive.iops,
+        };
+        let spec = Spec::Blk {
+            file,
+            read_only: drive.read_only,
+            stand_in: config.stand_ins,
+            // Not the path: where its operator keeps things is none of the guest's business.
+            id: serial(&drive.file.path),
+            limits,
+        };
+        self.add(spec).map(drop)
+    }
+
+    fn add_shares(&mut self, config: &VmConfig, shares: Vec<UnixStream>) -> Result<(), BuildError> {
+        for (share, stream) in config.shares.iter().zip(shares) {
+            let tag = share.tag.clone();
+            self.add(Spec::Fs { stream, tag })?;
+        }
+        Ok(())
+    }
+
+    fn add_vsock(&mut self, config: &VmConfig, vsock: VsockParts) -> Result<(), BuildError> {
         if let Some(config::Vsock { cid, .. }) = config.vsock {
             self.add(Spec::Vsock {
                 cid,
@@ -158,24 +206,25 @@ impl<'a> Wiring<'a> {
                 listener: vsock.listener,
             })?;
         }
-        if config.balloon
-            && let Handle::Balloon(control) = self.add(Spec::Balloon)?
-        {
-            self.board.balloon = Some(control);
-        }
-        if config.rng {
-            self.add(Spec::Rng)?;
-        }
         Ok(())
     }
 
-    pub fn add_net(
+    fn add_rng(&mut self, config: &VmConfig) -> Result<(), BuildError> {
+        match config.rng {
+            true => self.add(Spec::Rng).map(drop),
+            false => Ok(()),
+        }
+    }
+
+    fn add_net(
         &mut self,
+        config: &VmConfig,
         net: &config::net::Net,
         link: Box<dyn Link>,
     ) -> Result<(), BuildError> {
         let handle = self.add(Spec::Net {
             link,
+            stand_in: config.stand_ins,
             mac: net.mac,
             mtu: net.mtu,
             bps: net.bps,

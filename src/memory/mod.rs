@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Guest RAM: where it lies in guest-physical space and what backs it on the host.
 
+pub mod aside;
 pub mod atomic;
 mod file;
 mod pages;

@@ -7,6 +7,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
+/// Another descriptor of what is open under this number; closed at execve.
+pub fn another(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only borrowed for the call, which fails with EBADF if it is not open.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    Ok(borrowed.try_clone_to_owned()?)
+}
+
 /// Takes over inherited descriptors, each once. Exists once in a process, on the main
 /// thread, before anything else opens a descriptor that could be taken for one of these.
 #[derive(Debug, Default)]

@@ -3,7 +3,9 @@
 
 pub mod child;
 pub mod clock;
+pub mod contents;
 pub mod descriptors;
+pub mod duplicate;
 pub mod limits;
 pub mod names;
 pub mod namespaces;
@@ -11,3 +13,4 @@ pub mod probe;
 pub mod seqpacket;
 pub mod tap;
 pub mod tty;
+pub mod twin;

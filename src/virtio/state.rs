@@ -73,6 +73,8 @@ pub enum DeviceState {
         sectors: u64,
         read_only: bool,
     },
+    /// It stood for another of its kind, which is there now: of a template.
+    StandIn,
     Console {
         /// Bytes of the chain at the head of its transmit queue that are printed already.
         sent: u64,

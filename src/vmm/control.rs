@@ -2,15 +2,13 @@
 //! The desk requests come in at, on the event thread. A starter that goes away takes its
 //! machine with it: the end of the socket is a request to stop.
 
+use super::saving::{Order, Saver};
 use super::send;
 use crate::control::{End, MAX_MESSAGE, Report, Request};
 use crate::events::{EventSet, Interest, Source, Token, Watch};
 use crate::machine::{Outcome, Running};
-use crate::memory::saved;
 use crate::sys::seqpacket::SeqPacket;
-use std::error::Error;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,20 +20,27 @@ pub struct Desk {
     socket: Arc<SeqPacket>,
     outcome: Arc<Outcome>,
     console_wanted: AtomicBool,
-    save_wanted: Mutex<Option<Vec<OwnedFd>>>,
+    saver: Mutex<Saver>,
+    save_wanted: Mutex<Option<Order>>,
+    resume_wanted: AtomicBool,
+    release_wanted: AtomicBool,
     count_wanted: AtomicBool,
 }
 
 const SOCKET: Token = 0;
 const OUTCOME: Token = 1;
+const SAVER: Token = 2;
 
 impl Desk {
-    pub fn new(socket: Arc<SeqPacket>, outcome: Arc<Outcome>) -> Arc<Self> {
+    pub fn new(socket: Arc<SeqPacket>, outcome: Arc<Outcome>, saver: Saver) -> Arc<Self> {
         Arc::new(Self {
             socket,
             outcome,
+            saver: Mutex::new(saver),
             console_wanted: AtomicBool::new(false),
             save_wanted: Mutex::default(),
+            resume_wanted: AtomicBool::new(false),
+            release_wanted: AtomicBool::new(false),
             count_wanted: AtomicBool::new(false),
         })
     }
@@ -45,15 +50,48 @@ impl Desk {
         if self.console_wanted.swap(false, Ordering::Relaxed) {
             self.tell_console(running);
         }
-        let wanted = self.save_wanted.lock();
-        let files = wanted.unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(files) = files {
-            let problem = save(running, files).err();
-            let problem = problem.map(|error| super::chain(&*error));
-            let _ = send(&self.socket, &Report::Saved { problem });
+        self.save(running);
+        if self.resume_wanted.swap(false, Ordering::Relaxed) {
+            running.go_on();
+        }
+        if self.release_wanted.swap(false, Ordering::Relaxed) {
+            running.release();
         }
         if self.count_wanted.swap(false, Ordering::Relaxed) {
             let _ = send(&self.socket, &Report::Counted(running.counted()));
+        }
+    }
+
+    /// Writes down which pages its guest wrote to first.
+    pub fn learn(&self, running: &Running, file: &File) {
+        let saver = self.saver.lock().unwrap_or_else(PoisonError::into_inner);
+        // Half of it is no worse than none: whoever reads it trusts nothing.
+        let _ = saver.learn(running, file);
+    }
+
+    fn save(&self, running: &Running) {
+        let mut saver = self.saver.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(result) = saver.finished() {
+            let problem = result.err().map(|error| super::chain(&error));
+            let _ = send(&self.socket, &Report::Saved { problem });
+        }
+        let wanted = self.save_wanted.lock();
+        let Some(order) = wanted.unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        let hold = order.hold;
+        match saver.save(running, order) {
+            Ok(paused) => {
+                let paused = u64::try_from(paused.as_nanos()).unwrap_or(u64::MAX);
+                let _ = send(&self.socket, &Report::Captured { paused });
+                if hold {
+                    let _ = send(&self.socket, &Report::Saved { problem: None });
+                }
+            }
+            Err(error) => {
+                let problem = Some(super::chain(&*error));
+                let _ = send(&self.socket, &Report::Saved { problem });
+            }
         }
     }
 
@@ -73,11 +111,16 @@ impl Desk {
         };
         match request {
             Request::Stop => self.outcome.tell(End::Stopped),
-            Request::Save { .. } => {
+            Request::Save { hold, changes } => {
                 let wanted = self.save_wanted.lock();
-                *wanted.unwrap_or_else(PoisonError::into_inner) = Some(files);
+                *wanted.unwrap_or_else(PoisonError::into_inner) = Some(Order {
+                    hold,
+                    changes,
+                    files,
+                });
             }
-            Request::Release => {}
+            Request::Resume => self.resume_wanted.store(true, Ordering::Relaxed),
+            Request::Release => self.release_wanted.store(true, Ordering::Relaxed),
             Request::Console => self.console_wanted.store(true, Ordering::Relaxed),
             Request::Count => self.count_wanted.store(true, Ordering::Relaxed),
         }
@@ -92,23 +135,17 @@ impl Desk {
     }
 }
 
-/// The machine stands still meanwhile.
-fn save(running: &Running, files: Vec<OwnedFd>) -> Result<(), Box<dyn Error>> {
-    let mut files = files.into_iter().map(File::from);
-    let (Some(state), Some(memory)) = (files.next(), files.next()) else {
-        return Err("there are no files to save to".into());
-    };
-    let mut held = running.hold().ok_or("the machine came to its end")?;
-    held.save()?.write(&state)?;
-    saved::write(held.memory(), &memory)?;
-    Ok(())
-}
-
 impl Source for Desk {
     fn fds(&self) -> Vec<Interest> {
         // The outcome's descriptor only has to wake the loop, which looks at every turn.
+        let saver = self.saver.lock().unwrap_or_else(PoisonError::into_inner);
         vec![
             self.interest(),
+            Interest {
+                fd: saver.fd(),
+                token: SAVER,
+                events: EventSet::IN,
+            },
             Interest {
                 fd: self.outcome.eventfd().as_raw_fd(),
                 token: OUTCOME,

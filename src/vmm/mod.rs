@@ -4,6 +4,7 @@
 //! started it, over the control socket.
 
 mod control;
+mod saving;
 
 use crate::boot;
 use crate::config::net::NetLink;
@@ -13,6 +14,7 @@ use crate::devices::HostPort;
 use crate::events::{Loop, Source};
 use crate::jail::Plan;
 use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
+use crate::memory::saved::{self, Layer};
 use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
 use crate::sys::limits;
@@ -21,6 +23,7 @@ use crate::telemetry;
 use control::Desk;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{FlockOperation, flock};
+use saving::Saver;
 use std::error::Error;
 use std::fs::File;
 use std::io;
@@ -114,8 +117,18 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     let marks = Arc::new(Marks::new(config.trace));
     marks.mark("machine process up");
     let parts = take_parts(&config, inherited)?;
+    let mut learned = match &config.begin {
+        Begin::Restore(config::Restore {
+            learn: Some(file), ..
+        }) => Some(File::from(inherited.take(file.fd)?)),
+        _ => None,
+    };
     let disks = parts.drives.iter().map(File::try_clone);
     let disks: Vec<File> = disks.collect::<io::Result<_>>()?;
+    let writable = config.drives.iter().zip(&disks);
+    let writable = writable.filter(|(drive, _)| !drive.read_only);
+    let writable = writable.map(|(_, disk)| disk.try_clone());
+    let saver = Saver::new(writable.collect::<io::Result<_>>()?)?;
     Plan::new(config.jail).enter()?;
     marks.mark("jail entered");
 
@@ -129,7 +142,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
     for source in machine.sources() {
         events.add(Arc::clone(source));
     }
-    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome));
+    let desk = Desk::new(Arc::clone(socket), Arc::clone(&outcome), saver);
     events.add(Arc::clone(&desk) as Arc<dyn Source>);
     // What was marked so far is told at the first turn of the loop: each mark wakes a process, and
     // the guest is to start first.
@@ -147,12 +160,14 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
         let left = settling.map(|at| at.saturating_duration_since(Instant::now()));
         events.turn(left.map_or(-1, |left| i32::try_from(left.as_millis()).unwrap_or(0)))?;
         if settling.is_some_and(|at| Instant::now() >= at) {
+            learned.take().inspect(|file| desk.learn(&running, file));
             running.settle();
             settling = None;
         }
         desk.answer(&running);
         report_marks(socket, &marks);
     };
+    learned.inspect(|file| desk.learn(&running, file));
     running.flush();
     // Else they stay locked until the kernel has taken an io_uring apart, which it does after
     // this process is gone.
@@ -175,6 +190,24 @@ fn report_marks(socket: &SeqPacket, marks: &Marks) {
     }
 }
 
+/// The files of a machine's memory, and what pages each has.
+fn layers(
+    list: &[config::Layer],
+    file: &mut impl FnMut(&config::HostFile) -> io::Result<File>,
+) -> io::Result<Vec<Layer>> {
+    let layer = |layer: &config::Layer| {
+        let runs = layer
+            .pages
+            .as_ref()
+            .map(|pages| saved::read_runs(&file(pages)?));
+        Ok(Layer {
+            file: file(&layer.file)?,
+            runs: runs.transpose()?,
+        })
+    };
+    list.iter().map(layer).collect()
+}
+
 /// Everything the configuration names was opened by the process that started this one.
 fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts> {
     let mut file = |from: &config::HostFile| inherited.take(from.fd).map(File::from);
@@ -183,9 +216,14 @@ fn take_parts(config: &VmConfig, inherited: &mut Inherited) -> io::Result<Parts>
             kernel: file(&boot.kernel)?,
             initrd: boot.initrd.as_ref().map(&mut file).transpose()?,
         }),
-        Begin::Restore(saved) => machine::Begin::Restore(machine::Saved {
-            state: file(&saved.state)?,
-            memory: file(&saved.memory)?,
+        Begin::Restore(from) => machine::Begin::Restore(machine::Saved {
+            state: file(&from.state)?,
+            memory: layers(&from.memory, &mut file)?,
+            // Without it the guest starts all the same.
+            hot: match &from.hot {
+                Some(hot) => saved::read_runs(&file(hot)?).unwrap_or_default(),
+                None => Vec::new(),
+            },
         }),
     };
     let drives = config

@@ -290,6 +290,51 @@ const VERBS: &[Verb] = &[
         rows: &[FORMAT],
     },
     Verb {
+        name: "snapshots",
+        rest: &[],
+        code: 1,
+        rows: &[FORMAT],
+    },
+    Verb {
+        name: "snapshot ls",
+        rest: &[],
+        code: 1,
+        rows: &[FORMAT],
+    },
+    Verb {
+        name: "snapshot inspect",
+        rest: &["none"],
+        code: 1,
+        rows: &[FORMAT, ("NAME", &["", "none", "../x", "rm"])],
+    },
+    Verb {
+        name: "snapshot rm",
+        rest: &["none"],
+        code: 1,
+        rows: &[("NAME", &["", "none", "../x"])],
+    },
+    Verb {
+        name: "snapshot export",
+        rest: &["none", "file"],
+        code: 1,
+        rows: &[("NAME", &["", "none", "../x"]), ("FILE", ANY)],
+    },
+    Verb {
+        name: "snapshot import",
+        rest: &["none"],
+        code: 1,
+        rows: &[
+            ("--name", &["", "a/b", "..", "ls", ".x", "a b"]),
+            ("FILE", &["", "none", "/"]),
+        ],
+    },
+    Verb {
+        name: "snapshot flatten",
+        rest: &["none"],
+        code: 1,
+        rows: &[("NAME", &["", "none", "../x"])],
+    },
+    Verb {
         name: "volume create",
         rest: &["a/b"],
         code: 1,
@@ -495,7 +540,13 @@ fn typed(command: &Command, above: &str, list: &mut BTreeMap<String, Command>) {
     for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let name = format!("{above}{}", verb.get_name());
         match verb.get_subcommands().next() {
-            Some(_) => typed(verb, &format!("{name} "), list),
+            Some(_) => {
+                typed(verb, &format!("{name} "), list);
+                // A group may be a verb as well.
+                if verb.get_positionals().next().is_some() {
+                    list.insert(name, verb.clone());
+                }
+            }
             None => drop(list.insert(name, verb.clone())),
         }
     }

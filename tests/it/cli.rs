@@ -4,7 +4,7 @@
 use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
-const VERBS: [&str; 25] = [
+const VERBS: [&str; 27] = [
     "run",
     "boot",
     "ps",
@@ -20,6 +20,8 @@ const VERBS: [&str; 25] = [
     "stop",
     "kill",
     "rm",
+    "snapshots",
+    "snapshot",
     "volume",
     "pull",
     "import",

@@ -98,6 +98,7 @@ pub fn spawn(
     home: &[u8],
     identity: Option<&Identity>,
     stdio: [&Fd; 3],
+    cgroup: Option<&Fd>,
 ) -> Result<u32, Failure> {
     let command = start.argv.first().map_or(&b""[..], Vec::as_slice);
     let own = start.own.then(|| c_string(b"husk-agent"));
@@ -123,6 +124,7 @@ pub fn spawn(
         stdio,
         terminal: start.terminal.is_some(),
         identity,
+        cgroup,
     };
     sys::spawn(&plan)
         .or_else(|why| match why {
@@ -260,7 +262,7 @@ mod tests {
                 ..Start::default()
             };
             let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
-            super::spawn(&start, b"", None, [&null; 3])
+            super::spawn(&start, b"", None, [&null; 3], None)
         }
 
         fn refusal(&self, command: &str) -> (u8, String) {

@@ -7,7 +7,10 @@ extern crate alloc;
 
 mod account;
 mod command;
+mod connections;
+mod freezer;
 mod kernel_log;
+mod later;
 mod mounts;
 mod network;
 mod own;
@@ -20,7 +23,9 @@ mod sys;
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
+use freezer::Freezer;
 use husk_protocol::{AGENT_PORT, HOST_CID, HOST_PORT};
+use serve::{Dial, World};
 use session::{Ending, Place};
 use sys::Fd;
 
@@ -39,7 +44,14 @@ pub fn boot(arguments: &[CString]) -> ! {
             sys::exit(own::run(program, rest));
         }
         let _ = sys::adopt_orphans();
-        let ending = serve::serve(Fd::inherited(0), None, Place::Process, started);
+        let world = World {
+            place: Place::Process,
+            started,
+            listener: None,
+            dial: Dial::Accept(Fd::inherited(1)),
+            freezer: Freezer::Signals,
+        };
+        let ending = serve::serve(Fd::inherited(0), world);
         sys::exit(if matches!(ending, Ok(Ending::Shutdown)) {
             0
         } else {
@@ -68,8 +80,14 @@ fn run(started: u64) -> Result<Ending, String> {
     loop {
         let link = sys::connect_vsock(HOST_CID, HOST_PORT)
             .map_err(|errno| format!("no connection to the host (errno {})", errno.0))?;
-        let ending = serve::serve(link, listener.as_ref(), Place::Machine, started)
-            .map_err(|why| format!("the host: {why}"))?;
+        let world = World {
+            place: Place::Machine,
+            started,
+            listener: listener.as_ref(),
+            dial: Dial::Host,
+            freezer: Freezer::prepare(),
+        };
+        let ending = serve::serve(link, world).map_err(|why| format!("the host: {why}"))?;
         // A machine that is restored from a snapshot finds its connection cut, and another
         // host to greet.
         if ending != Ending::Unused {

@@ -3,6 +3,7 @@
 //! in PID 1 only. Asks the kernel by netlink (rtnetlink(7)); there is no `ip` here.
 
 use crate::command::failure;
+use crate::rebirth;
 use crate::sys;
 use alloc::format;
 use alloc::vec::Vec;
@@ -11,10 +12,15 @@ use husk_protocol::{Address, Failure, Network, Stage};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 /// NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
 const FLAGS: u16 = 0x1 | 0x4 | 0x400;
+/// NLM_F_REQUEST, NLM_F_ROOT, NLM_F_MATCH.
+const LIST: u16 = 0x1 | 0x100 | 0x200;
 const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -25,6 +31,57 @@ const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
+
+/// What a restored machine does before it ends the connections of its past: what that sends
+/// finds no way out, and nobody hears of it who talks to the machine it was.
+pub fn go_silent(interface: &str) -> Result<(), Failure> {
+    let Ok(index) = sys::interface_index(interface) else {
+        return Ok(());
+    };
+    let socket = sys::netlink(libc::NETLINK_ROUTE);
+    socket
+        .and_then(|socket| sys::netlink_request(&socket, &link(index, 0, &[], 0)))
+        .map_err(|errno| {
+            let message = format!("taking the interface {interface} down");
+            failure(Stage::Network, errno, message)
+        })
+}
+
+/// Takes a new place, with nothing left of the one before: its addresses go here, its routes
+/// and neighbours went when the interface was taken down.
+pub fn join_anew(network: &Network) -> Result<(), Failure> {
+    let name = &network.interface;
+    if let Ok(index) = sys::interface_index(name) {
+        leave(index, &network.mac).map_err(|errno| {
+            let message = format!("giving up the addresses of {name}");
+            failure(Stage::Network, errno, message)
+        })?;
+    }
+    join(network)
+}
+
+fn leave(index: u32, mac: &[u8]) -> sys::Result<()> {
+    /// struct ifaddrmsg, whose last word is the interface's index.
+    const HEAD: usize = 8;
+    let socket = sys::netlink(libc::NETLINK_ROUTE)?;
+    let mut theirs: Vec<Vec<u8>> = Vec::new();
+    sys::netlink_list(&socket, &framed(RTM_GETADDR, LIST, &[0; HEAD]), |item| {
+        if item.get(4..HEAD) == Some(&index.to_ne_bytes()) {
+            theirs.push(item.into());
+        }
+    })?;
+    for item in theirs {
+        match sys::netlink_request(&socket, &message(RTM_DELADDR, &item)) {
+            // The kernel takes some along with others.
+            Err(errno) if !errno.is(libc::EADDRNOTAVAIL) => return Err(errno),
+            _ => {}
+        }
+    }
+    if mac.iter().any(|byte| *byte != 0) {
+        sys::netlink_request(&socket, &link(index, 0, mac, 0))?;
+    }
+    Ok(())
+}
 
 /// Takes the guest's place on its network.
 pub fn join(network: &Network) -> Result<(), Failure> {
@@ -41,9 +98,12 @@ pub fn join(network: &Network) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let socket = sys::netlink().map_err(failed("asking the kernel"))?;
+    let socket = sys::netlink(libc::NETLINK_ROUTE).map_err(failed("asking the kernel"))?;
     let ask = |message: &[u8]| sys::netlink_request(&socket, message);
-    ask(&link_up(index, network.mtu)).map_err(failed("raising the interface"))?;
+    // In a machine of a template the address is that of whoever stood there.
+    let mac = network.mac.iter().any(|byte| *byte != 0);
+    let mac = if mac { &network.mac[..] } else { &[] };
+    ask(&link(index, IFF_UP, mac, network.mtu)).map_err(failed("raising the interface"))?;
     for address in &network.addresses {
         let outcome = ask(&add_address(index, address));
         // A kernel without IPv6 does without.
@@ -66,15 +126,19 @@ pub fn name_servers(network: &Network) {
     if !network.resolv_conf.is_empty() {
         let path = c"/etc/resolv.conf";
         let _ = sys::remove_file(path);
-        let _ = sys::write_file(path, &network.resolv_conf);
+        let _ = rebirth::replace(path, &network.resolv_conf);
     }
 }
 
-fn link_up(index: u32, mtu: u16) -> Vec<u8> {
+/// Sets an interface up or down, and its own address and its MTU where they are given.
+fn link(index: u32, up: u32, mac: &[u8], mtu: u16) -> Vec<u8> {
     let mut body = Vec::from([0; 4]);
     body.extend(index.to_ne_bytes());
+    body.extend(up.to_ne_bytes());
     body.extend(IFF_UP.to_ne_bytes());
-    body.extend(IFF_UP.to_ne_bytes());
+    if !mac.is_empty() {
+        attribute(&mut body, IFLA_ADDRESS, mac);
+    }
     if mtu != 0 {
         attribute(&mut body, IFLA_MTU, &u32::from(mtu).to_ne_bytes());
     }
@@ -108,23 +172,29 @@ fn parts(ip: IpAddr) -> (u8, Vec<u8>) {
     }
 }
 
-/// A struct nlmsghdr and what follows it.
+/// A request that is answered by a verdict.
 fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+    framed(kind, FLAGS, body)
+}
+
+/// A struct nlmsghdr and what follows it.
+pub fn framed(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(16 + body.len()).unwrap_or(0);
     let mut bytes = Vec::from(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
-    bytes.extend(FLAGS.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend(body);
     bytes
 }
 
-/// A struct rtattr and its value, which is a multiple of four bytes long.
+/// A struct rtattr and its value, filled up to a multiple of four bytes.
 fn attribute(body: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(0);
     body.extend(length.to_ne_bytes());
     body.extend(kind.to_ne_bytes());
     body.extend(value);
+    body.resize(body.len().next_multiple_of(4), 0);
 }
 
 #[cfg(test)]
@@ -144,8 +214,14 @@ mod tests {
                 0, 10, 0, 2, 15, 8, 0, 1, 0, 10, 0, 2, 15
             ]
         );
-        assert_eq!(link_up(7, 0).len(), 32);
-        assert_eq!(link_up(7, 1500)[32..], [8, 0, 4, 0, 0xdc, 5, 0, 0]);
+        assert_eq!(link(7, IFF_UP, &[], 0).len(), 32);
+        assert_eq!(
+            link(7, IFF_UP, &[], 1500)[32..],
+            [8, 0, 4, 0, 0xdc, 5, 0, 0]
+        );
+        let moved = link(7, 0, &[2, 1, 2, 3, 4, 5], 0);
+        assert_eq!(moved[..4], [44, 0, 0, 0]);
+        assert_eq!(moved[32..], [10, 0, 1, 0, 2, 1, 2, 3, 4, 5, 0, 0]);
         let route = add_route(7, [10, 0, 2, 2].into());
         assert_eq!(route[16..28], [2, 0, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0]);
         assert_eq!(

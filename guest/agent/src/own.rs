@@ -6,6 +6,7 @@
 mod archive;
 mod extract;
 mod processes;
+mod reach;
 
 use crate::sys::{self, Errno, Fd, c_string};
 use alloc::ffi::CString;
@@ -24,6 +25,10 @@ pub fn run(program: &CStr, arguments: &[CString]) -> u8 {
             extract::run(path.to_bytes(), true)
         }
         (b"processes", []) => processes::run(),
+        (b"reach", [limit, port]) => reach::run(limit.to_bytes(), port.to_bytes(), None),
+        (b"reach", [limit, port, path]) => {
+            reach::run(limit.to_bytes(), port.to_bytes(), Some(path.to_bytes()))
+        }
         _ => Err(Trouble::new("there is no such program", Errno(0))),
     };
     match result {

@@ -8,6 +8,7 @@ use crate::network;
 use crate::sys::{self, Errno, c_string};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ffi::CStr;
 use husk_protocol::{Failure, Network, Root, Stage};
 use libc::{MS_BIND, MS_MOVE, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REMOUNT};
@@ -172,14 +173,20 @@ fn switch() -> sys::Result<()> {
 
 /// So that the machine's own name resolves. An image without /etc looks nothing up.
 fn name_host(hostname: &str, network: Option<&Network>) {
+    let _ = sys::write_file(c"/etc/hostname", format!("{hostname}\n").as_bytes());
+    let _ = sys::write_file(c"/etc/hosts", &hosts(hostname, network));
+}
+
+/// Our lines of /etc/hosts.
+pub fn hosts(hostname: &str, network: Option<&Network>) -> Vec<u8> {
     let mut hosts = format!(
         "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost {hostname} ip6-localhost ip6-loopback\n"
-    );
-    let _ = sys::write_file(c"/etc/hostname", format!("{hostname}\n").as_bytes());
+    )
+    .into_bytes();
     if let Some(network) = network {
-        hosts.push_str(&String::from_utf8_lossy(&network.hosts));
+        hosts.extend_from_slice(&network.hosts);
     }
-    let _ = sys::write_file(c"/etc/hosts", hosts.as_bytes());
+    hosts
 }
 
 /// Brings what was written to its disks, and unmounts them.

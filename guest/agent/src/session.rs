@@ -6,14 +6,18 @@
 mod pump;
 
 use crate::command::{self, failure};
+use crate::later::Later;
+use crate::rebirth::{self, Who};
 use crate::serve::entry;
 use crate::sys::{self, Errno, Fd};
-use crate::{kernel_log, network, rebirth, root};
+use crate::{kernel_log, network, root};
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+pub use husk_protocol::Exit;
 use husk_protocol::{
-    ByteQueue, Decoder, Exit, Failure, Hello, Malformed, Message, Size, Stage, Start, Stream,
-    VERSION,
+    ByteQueue, Decoder, Failure, Hello, Malformed, Message, Rebirth, Running, SendWindow, Size,
+    Stage, Start, Step, Stream, VERSION,
 };
 use libc::{POLLIN, POLLOUT, c_int, pollfd};
 use pump::{Input, Output};
@@ -34,6 +38,13 @@ pub enum Ending {
     LinkLost,
     /// The link was lost before anything was asked of the machine.
     Unused,
+}
+
+/// What the host wants of the machine and not of its process: the loop's to see to.
+pub enum Order {
+    Freeze,
+    Thaw,
+    Reborn(Rebirth),
 }
 
 /// Beyond this much waiting for the connection, outputs are not read: what they have
@@ -72,6 +83,12 @@ pub struct Session {
     /// Whether the process's end, or its failure to start, was told.
     told: bool,
     shutdown: bool,
+    orders: VecDeque<Order>,
+    /// The machine was restored, and what runs in it may not go on yet.
+    awaiting: bool,
+    /// Of the machine's own session: who the machine is.
+    pub who: Who,
+    later: Option<Later>,
 }
 
 impl Session {
@@ -91,13 +108,74 @@ impl Session {
             kernel_log: false,
             told: false,
             shutdown: false,
+            orders: VecDeque::new(),
+            awaiting: false,
+            who: Who::default(),
+            later: None,
         };
-        session.tell(&Message::Hello(Hello {
+        session.greet(started);
+        session
+    }
+
+    fn greet(&mut self, started: u64) {
+        let running = self.running().filter(|_| self.awaiting);
+        let running = running.map(|pid| Running {
+            pid,
+            terminal: self.outputs.iter().any(|o| o.stream == Stream::Terminal),
+            stdin: self.input.is_some(),
+        });
+        self.tell(&Message::Hello(Hello {
             version: VERSION,
             started,
             ready: sys::uptime(),
+            running,
         }));
-        session
+    }
+
+    /// Goes on with another host, in a machine that was restored: what was under way with the
+    /// one before is that one's.
+    pub fn relink(&mut self, link: Fd, started: u64) {
+        self.link = link;
+        self.linked = false;
+        self.decoder = Decoder::new();
+        self.out.clear();
+        self.orders.clear();
+        self.kernel_log = false;
+        if let Some(input) = &mut self.input {
+            input.begin_anew();
+        }
+        for output in &mut self.outputs {
+            output.window = SendWindow::new();
+        }
+        self.awaiting = true;
+        self.greet(started);
+    }
+
+    /// The machine is who it is now, and its process runs again.
+    pub fn go_on(&mut self) {
+        self.awaiting = false;
+        if let Some(process) = &self.process {
+            let pid = process.pid;
+            self.tell(&Message::Started { pid });
+        }
+    }
+
+    pub fn is_awaiting(&self) -> bool {
+        self.awaiting
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The process, if it has not ended.
+    pub fn running(&self) -> Option<u32> {
+        let running = self.process.as_ref().filter(|p| p.exit.is_none());
+        running.map(|process| process.pid)
+    }
+
+    pub fn next_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
     }
 
     /// What an ending comes to for this session.
@@ -119,7 +197,7 @@ impl Session {
     }
 
     /// Queues a message. Those the agent makes all fit their frames.
-    fn tell(&mut self, message: &Message<'_>) {
+    pub fn tell(&mut self, message: &Message<'_>) {
         let _ = message.encode(self.out.tail());
     }
 
@@ -147,7 +225,7 @@ impl Session {
 
     /// Appends what is to be watched; `note` takes as many entries.
     pub fn watch(&self, fds: &mut Vec<pollfd>) {
-        let room = self.out.len() < MAX_BACKLOG;
+        let room = self.out.len() < MAX_BACKLOG && !self.awaiting;
         let sending = if self.out.is_empty() { 0 } else { POLLOUT };
         fds.push(entry(&self.link, POLLIN | sending));
         // An entry that must not wake us is left out by its negative descriptor: a hangup
@@ -162,18 +240,21 @@ impl Session {
             fds.push(unless(room && output.wants(), entry(&output.fd, POLLIN)));
         }
         if let Some(input) = &self.input {
-            fds.push(unless(input.wants(), entry(&input.fd, POLLOUT)));
+            let wanted = input.wants() && !self.awaiting;
+            fds.push(unless(wanted, entry(&input.fd, POLLOUT)));
         }
     }
 
     /// Milliseconds poll may wait for this session's sake, or -1.
     pub fn patience(&self) -> c_int {
-        if self.is_draining() { SILENCE } else { -1 }
+        let draining = self.is_draining().then_some(SILENCE);
+        let later = self.later.as_ref().map(Later::patience);
+        draining.into_iter().chain(later).min().unwrap_or(-1)
     }
 
     /// A terminal that others keep open after its process has no end of its own.
     fn is_draining(&self) -> bool {
-        let room = self.out.len() < MAX_BACKLOG;
+        let room = self.out.len() < MAX_BACKLOG && !self.awaiting;
         self.process.as_ref().is_some_and(|p| p.exit.is_some())
             && self.outputs.iter().any(|output| room && output.wants())
     }
@@ -199,8 +280,9 @@ impl Session {
         }
     }
 
-    /// Reads the connection once and acts on each whole message. False at its end.
-    pub fn receive(&mut self) -> Result<bool, Malformed> {
+    /// Reads the connection once and acts on each whole message. False at its end. `home` is
+    /// the control group a process begins in.
+    pub fn receive(&mut self, home: Option<&Fd>) -> Result<bool, Malformed> {
         let mut decoder = core::mem::take(&mut self.decoder);
         match sys::receive(&self.link, decoder.space()) {
             Ok(0) => return Ok(false),
@@ -211,16 +293,16 @@ impl Session {
             }
         }
         while let Some(message) = decoder.take()? {
-            self.obey(message)?;
+            self.obey(message, home)?;
         }
         self.decoder = decoder;
         Ok(true)
     }
 
-    fn obey(&mut self, message: Message<'_>) -> Result<(), Malformed> {
+    fn obey(&mut self, message: Message<'_>, home: Option<&Fd>) -> Result<(), Malformed> {
         match message {
             Message::Start(start) if !self.told && self.process.is_none() => {
-                match self.start(&start) {
+                match self.start(&start, home) {
                     Ok(pid) => self.tell(&Message::Started { pid }),
                     Err(why) => {
                         self.told = true;
@@ -243,40 +325,35 @@ impl Session {
             Message::Signal { number } => self.signal(number),
             Message::Resize(size) => self.resize(size),
             Message::Shutdown if self.main => self.shutdown = true,
+            Message::Freeze if self.main => self.orders.push_back(Order::Freeze),
+            Message::Thaw if self.main => self.orders.push_back(Order::Thaw),
+            Message::Reborn(rebirth) if self.awaiting => {
+                self.orders.push_back(Order::Reborn(rebirth));
+            }
             _ => return Err(Malformed::Order),
         }
         Ok(())
     }
 
-    fn start(&mut self, start: &Start) -> Result<u32, Failure> {
+    fn start(&mut self, start: &Start, home: Option<&Fd>) -> Result<u32, Failure> {
         self.kernel_log = start.kernel_log;
         let machine = self.place == Place::Machine;
         if machine && self.main {
-            if let Some(rebirth) = start.rebirth.as_deref() {
-                rebirth::take(rebirth)?;
-            }
-            if start.wall_clock != 0 {
-                let _ = sys::set_clock(start.wall_clock);
-            }
-            if !start.hostname.is_empty() {
-                sys::set_hostname(start.hostname.as_bytes()).map_err(|errno| {
-                    failure(Stage::Spawn, errno, "setting the host name".into())
-                })?;
-            }
-        }
-        if let Some(network) = start.network.as_deref().filter(|_| machine) {
+            self.become_whom(start)?;
+        } else if let Some(network) = start.network.as_deref().filter(|_| machine) {
             network::join(network)?;
         }
-        match &start.root {
-            Some(root) if machine && self.main => {
-                let network = start.network.as_deref();
-                root::enter(root, &start.hostname, &start.mounts, network)?;
+        if start.root.is_some() && !(machine && self.main) {
+            let message = "a root file system needs a machine of its own".into();
+            return Err(failure(Stage::Root, Errno(0), message));
+        }
+        if start.rebirth.is_some() && self.main {
+            for which in Step::OF_START {
+                self.tell(&Message::Step {
+                    which,
+                    problem: None,
+                });
             }
-            Some(_) => {
-                let message = "a root file system needs a machine of its own".into();
-                return Err(failure(Stage::Root, Errno(0), message));
-            }
-            None => {}
         }
         // An ordinary process stays who it is unless it is asked for somebody.
         let account = command::account(start)?;
@@ -295,11 +372,38 @@ impl Session {
             )
         })?;
         let [a, b, c] = &ends.theirs;
-        let pid = command::spawn(start, &account.home, identity, [a, b, c])?;
+        let pid = command::spawn(start, &account.home, identity, [a, b, c], home)?;
         self.process = Some(Process { pid, exit: None });
         self.input = ends.input;
         self.outputs = ends.outputs;
         Ok(pid)
+    }
+
+    /// What a machine is before its first process: each step is done, or nothing starts.
+    fn become_whom(&mut self, start: &Start) -> Result<(), Failure> {
+        let network = start.network.as_deref();
+        if let Some(rebirth) = start.rebirth.as_deref() {
+            rebirth::first(rebirth)?;
+        }
+        if start.wall_clock != 0 {
+            let _ = sys::set_clock(start.wall_clock);
+        }
+        if !start.hostname.is_empty() {
+            sys::set_hostname(start.hostname.as_bytes())
+                .map_err(|errno| failure(Stage::Spawn, errno, "setting the host name".into()))?;
+        }
+        if let Some(network) = network {
+            network::join(network)?;
+        }
+        if let Some(root) = &start.root {
+            root::enter(root, &start.hostname, &start.mounts, network)?;
+        }
+        self.who.begins(&start.hostname, network);
+        if let Some(rebirth) = start.rebirth.as_deref() {
+            rebirth::last(rebirth, &mut self.who)?;
+            self.later = Later::of(&rebirth.later);
+        }
+        Ok(())
     }
 
     fn take_input(&mut self, stream: Stream, bytes: &[u8]) -> Result<(), Malformed> {
@@ -395,8 +499,12 @@ impl Session {
 
     /// Tells the process's end once all its output is on its way.
     pub fn finish(&mut self) {
+        if self.later.as_ref().is_some_and(Later::find) {
+            self.later = None;
+        }
         let exit = self.process.as_ref().and_then(|process| process.exit);
-        let Some(exit) = exit.filter(|_| !self.told && self.outputs.is_empty()) else {
+        let untold = !self.told && !self.awaiting && self.outputs.is_empty();
+        let Some(exit) = exit.filter(|_| untold) else {
             return;
         };
         self.told = true;
@@ -428,7 +536,7 @@ impl Session {
 }
 
 /// A wait status as wait(2) lays it out.
-fn exit_of(status: c_int) -> Exit {
+pub fn exit_of(status: c_int) -> Exit {
     let byte = |value: c_int| u8::try_from(value & 0xff).unwrap_or(0);
     match status & 0x7f {
         0 => Exit::Code(byte(status >> 8)),

@@ -13,6 +13,7 @@ mod clone;
 mod files;
 mod machine;
 mod network;
+mod reach;
 #[cfg(feature = "init")]
 mod start;
 
@@ -20,6 +21,7 @@ pub use clone::{Identity, Plan, Step, spawn};
 pub use files::*;
 pub use machine::*;
 pub use network::*;
+pub use reach::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;
@@ -383,6 +385,11 @@ pub fn reap() -> Option<(u32, c_int)> {
 /// Sends a signal to a process, or with a negative `pid` to a group, or with -1 to all.
 pub fn kill(pid: i32, signal: u8) -> Result<()> {
     plain(libc::SYS_kill, [word(pid), signal.into(), 0]).map(drop)
+}
+
+/// The process group of a process; 0 of those that are the kernel's own.
+pub fn group_of(pid: i32) -> Result<usize> {
+    plain(libc::SYS_getpgid, [word(pid), 0, 0])
 }
 
 pub fn own_pid() -> usize {

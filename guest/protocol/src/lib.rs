@@ -15,20 +15,22 @@ pub mod archive;
 mod frame;
 mod message;
 mod queue;
+mod rebirth;
 mod window;
 mod wire;
 
 pub use frame::{Decoder, HEADER, MAX_PAYLOAD, MAX_START};
 pub use message::{
-    Address, Exit, Failure, Filesystem, Hello, LogRecord, Message, Mount, MountKind, Network,
-    Rebirth, Root, Size, Stage, Start, Stream, Terminal,
+    Address, Exit, Failure, Filesystem, Hello, LogRecord, Message, Mount, MountKind, Network, Root,
+    Running, Size, Stage, Start, Stream, Terminal,
 };
 pub use queue::ByteQueue;
+pub use rebirth::{HOOK_SECONDS, HOOKS_SECONDS, Rebirth, Step};
 pub use window::{ReceiveWindow, SendWindow};
 pub use wire::{Malformed, TooLong};
 
 /// Both sides speak exactly one version; the host refuses any other `Hello`.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The vsock port of the host (CID 2) that the agent connects to when it is up.
 pub const HOST_PORT: u32 = 1024;
 /// The vsock port of the guest the host connects to for each further process, once the

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every message, and how each is laid out in its frame.
 
+use crate::rebirth::{Rebirth, Step};
 use crate::wire::{Malformed, Reader, Writer};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -9,10 +10,6 @@ use core::net::IpAddr;
 
 /// One message of either direction; the arrow says which side sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one Start in a session, and a box costs the agent more"
-)]
 pub enum Message<'a> {
     /// agent → host, first: the agent is up and can take a `Start`.
     Hello(Hello),
@@ -40,6 +37,23 @@ pub enum Message<'a> {
     KernelLog { records: Vec<LogRecord>, last: bool },
     /// host → agent: make the disks consistent and reset the machine.
     Shutdown,
+    /// host → agent: stop every process of the image, as the machine is about to be saved.
+    /// Answered by one `Frozen` or `Unfrozen`, whatever comes meanwhile.
+    Freeze,
+    /// agent → host: they stand still until a `Thaw`, or until a restored machine's agent let
+    /// them go.
+    Frozen,
+    /// agent → host: they do not, and go on; why, in one line.
+    Unfrozen { reason: String },
+    /// host → agent: let them go on. In a machine that is not frozen it means nothing.
+    Thaw,
+    /// host → agent, in place of `Start`, to one whose `Hello` says what runs.
+    Reborn(Rebirth),
+    /// agent → host: this step of a `Rebirth` is done, or why not: nothing else will come then.
+    Step {
+        which: Step,
+        problem: Option<Failure>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,13 +69,24 @@ pub enum Stream {
 }
 
 /// Times are nanoseconds of the guest's CLOCK_BOOTTIME.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     pub version: u16,
     /// When the agent's first instruction ran.
     pub started: u64,
     /// When this message was made.
     pub ready: u64,
+    /// In a machine that was restored with its processes, which stand still.
+    pub running: Option<Running>,
+}
+
+/// A process that another host started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    pub pid: u32,
+    pub terminal: bool,
+    /// Whether it still takes input.
+    pub stdin: bool,
 }
 
 /// What to run and in which surroundings. Byte strings hold no NUL.
@@ -92,17 +117,6 @@ pub struct Start {
     pub network: Option<Box<Network>>,
     /// What a machine that was restored becomes, before anything else; None was booted.
     pub rebirth: Option<Box<Rebirth>>,
-}
-
-/// What a machine that was restored does not know of itself yet. PID 1 sees to all of it, in
-/// this order, or the start fails.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rebirth {
-    /// What the kernel's random generator is seeded with anew: every machine of one snapshot
-    /// had the same.
-    pub seed: Vec<u8>,
-    /// Devices that were not there before, by their names on the platform bus.
-    pub devices: Vec<String>,
 }
 
 /// A file system besides the root.
@@ -144,10 +158,12 @@ pub struct Size {
 }
 
 /// How the guest is on its network. Applied by PID 1 alone, before the process starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Network {
     /// `eth0`; brought up.
     pub interface: String,
+    /// All zeroes leave the interface's as it is.
+    pub mac: [u8; 6],
     /// Zero leaves it as it is.
     pub mtu: u16,
     pub addresses: Vec<Address>,
@@ -206,6 +222,7 @@ pub enum Stage {
     Spawn,
     Exec,
     Network,
+    Identity,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,10 +242,11 @@ pub struct LogRecord {
 }
 
 pub const KIND_START: u8 = 2;
+const KIND_LAST: u8 = 19;
 
 /// Whether a frame of this kind exists: refused before its payload is waited for.
 pub fn known(kind: u8) -> bool {
-    (1..=13).contains(&kind)
+    (1..=KIND_LAST).contains(&kind)
 }
 
 impl<'a> Message<'a> {
@@ -247,6 +265,12 @@ impl<'a> Message<'a> {
             Self::Exited(_) => 11,
             Self::KernelLog { .. } => 12,
             Self::Shutdown => 13,
+            Self::Freeze => 14,
+            Self::Frozen => 15,
+            Self::Unfrozen { .. } => 16,
+            Self::Thaw => 17,
+            Self::Reborn(_) => 18,
+            Self::Step { .. } => KIND_LAST,
         }
     }
 
@@ -256,15 +280,15 @@ impl<'a> Message<'a> {
                 w.u16(hello.version);
                 w.u64(hello.started);
                 w.u64(hello.ready);
+                w.option(hello.running.as_ref(), |w, running| {
+                    w.u32(running.pid);
+                    w.bool(running.terminal);
+                    w.bool(running.stdin);
+                });
             }
             Self::Start(start) => start.write(w),
             Self::Started { pid } => w.u32(*pid),
-            Self::Failed(failure) => {
-                w.u8(failure.stage as u8);
-                w.u8(failure.code);
-                w.u16(failure.errno);
-                w.bytes(failure.message.as_bytes());
-            }
+            Self::Failed(failure) => failure.write(w),
             Self::Data { stream, bytes } => {
                 w.u8(*stream as u8);
                 w.raw(bytes);
@@ -292,7 +316,13 @@ impl<'a> Message<'a> {
                     w.bytes(record.text.as_bytes());
                 });
             }
-            Self::Shutdown => {}
+            Self::Shutdown | Self::Freeze | Self::Frozen | Self::Thaw => {}
+            Self::Unfrozen { reason } => w.bytes(reason.as_bytes()),
+            Self::Reborn(rebirth) => rebirth.write(w),
+            Self::Step { which, problem } => {
+                w.u8(*which as u8);
+                w.option(problem.as_ref(), |w, problem| problem.write(w));
+            }
         }
     }
 
@@ -302,15 +332,17 @@ impl<'a> Message<'a> {
                 version: r.u16()?,
                 started: r.u64()?,
                 ready: r.u64()?,
+                running: r.option(|r| {
+                    Ok(Running {
+                        pid: r.u32()?,
+                        terminal: r.bool()?,
+                        stdin: r.bool()?,
+                    })
+                })?,
             }),
             KIND_START => Self::Start(Start::read(r)?),
             3 => Self::Started { pid: r.u32()? },
-            4 => Self::Failed(Failure {
-                stage: Stage::read(r)?,
-                code: r.u8()?,
-                errno: r.u16()?,
-                message: r.string()?,
-            }),
+            4 => Self::Failed(Failure::read(r)?),
             5 => Self::Data {
                 stream: Stream::read(r)?,
                 bytes: r.take(r.0.len())?,
@@ -343,6 +375,17 @@ impl<'a> Message<'a> {
                 })?,
             },
             13 => Self::Shutdown,
+            14 => Self::Freeze,
+            15 => Self::Frozen,
+            16 => Self::Unfrozen {
+                reason: r.string()?,
+            },
+            17 => Self::Thaw,
+            18 => Self::Reborn(Rebirth::read(r)?),
+            KIND_LAST => Self::Step {
+                which: Step::read(r)?,
+                problem: r.option(Failure::read)?,
+            },
             other => return Err(Malformed::Kind(other)),
         })
     }
@@ -377,10 +420,7 @@ impl Start {
             w.u64(mount.size);
         });
         w.option(self.network.as_deref(), |w, network| network.write(w));
-        w.option(self.rebirth.as_deref(), |w, rebirth| {
-            w.bytes(&rebirth.seed);
-            w.list(&rebirth.devices, |w, name| w.bytes(name.as_bytes()));
-        });
+        w.option(self.rebirth.as_deref(), |w, rebirth| rebirth.write(w));
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
@@ -418,19 +458,15 @@ impl Start {
                 })
             })?,
             network: r.option(|r| Network::read(r).map(Box::new))?,
-            rebirth: r.option(|r| {
-                Ok(Box::new(Rebirth {
-                    seed: r.bytes()?.into(),
-                    devices: r.list(Reader::string)?,
-                }))
-            })?,
+            rebirth: r.option(|r| Rebirth::read(r).map(Box::new))?,
         })
     }
 }
 
 impl Network {
-    fn write(&self, w: &mut Writer<'_>) {
+    pub(crate) fn write(&self, w: &mut Writer<'_>) {
         w.bytes(self.interface.as_bytes());
+        w.raw(&self.mac);
         w.u16(self.mtu);
         w.list(&self.addresses, |w, address| {
             write_ip(w, address.ip);
@@ -441,9 +477,10 @@ impl Network {
         w.bytes(&self.hosts);
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         Ok(Self {
             interface: r.string()?,
+            mac: r.array()?,
             mtu: r.u16()?,
             addresses: r.list(|r| {
                 Ok(Address {
@@ -494,7 +531,7 @@ impl Size {
 }
 
 /// Reads a byte as the enum whose variants, in order, are `all`.
-fn one_of<T: Copy>(all: &[T], r: &mut Reader<'_>) -> Result<T, Malformed> {
+pub(crate) fn one_of<T: Copy>(all: &[T], r: &mut Reader<'_>) -> Result<T, Malformed> {
     all.get(usize::from(r.u8()?))
         .copied()
         .ok_or(Malformed::Value)
@@ -527,6 +564,24 @@ impl Filesystem {
     }
 }
 
+impl Failure {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.u8(self.stage as u8);
+        w.u8(self.code);
+        w.u16(self.errno);
+        w.bytes(self.message.as_bytes());
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            stage: Stage::read(r)?,
+            code: r.u8()?,
+            errno: r.u16()?,
+            message: r.string()?,
+        })
+    }
+}
+
 impl Stage {
     fn read(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         one_of(
@@ -538,6 +593,7 @@ impl Stage {
                 Self::Spawn,
                 Self::Exec,
                 Self::Network,
+                Self::Identity,
             ],
             r,
         )

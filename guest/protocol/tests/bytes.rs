@@ -49,20 +49,72 @@ fn terminal() -> impl Strategy<Value = Terminal> {
 }
 
 fn rebirth() -> impl Strategy<Value = Rebirth> {
-    (vec(any::<u8>(), 0..70), vec("[a-z.0-9-]{0,20}", 0..4))
-        .prop_map(|(seed, devices)| Rebirth { seed, devices })
+    let names = || vec("[a-z.0-9-]{0,20}", 0..4);
+    let bytes = (vec(any::<u8>(), 0..70), names(), names());
+    let words = any::<(String, String, String, u64, String)>();
+    (bytes, words, prop::option::of(network())).prop_map(
+        |((seed, devices, later), words, network)| {
+            let (machine_id, boot_id, generation, wall_clock, hostname) = words;
+            Rebirth {
+                seed,
+                devices,
+                later,
+                machine_id,
+                boot_id,
+                generation,
+                wall_clock,
+                hostname,
+                network: network.map(Box::new),
+            }
+        },
+    )
+}
+
+fn failure() -> impl Strategy<Value = Failure> {
+    let stages = vec![
+        Stage::Root,
+        Stage::User,
+        Stage::WorkingDirectory,
+        Stage::Terminal,
+        Stage::Spawn,
+        Stage::Exec,
+        Stage::Network,
+        Stage::Identity,
+    ];
+    (prop::sample::select(stages), any::<(u8, u16, String)>()).prop_map(
+        |(stage, (code, errno, message))| Failure {
+            stage,
+            code,
+            errno,
+            message,
+        },
+    )
+}
+
+fn running() -> impl Strategy<Value = Running> {
+    any::<(u32, bool, bool)>().prop_map(|(pid, terminal, stdin)| Running {
+        pid,
+        terminal,
+        stdin,
+    })
 }
 
 fn network() -> impl Strategy<Value = Network> {
     let address = (any::<IpAddr>(), any::<u8>()).prop_map(|(ip, prefix)| Address { ip, prefix });
     (
-        (any::<String>(), any::<u16>(), vec(address, 0..4)),
+        (
+            any::<String>(),
+            any::<[u8; 6]>(),
+            any::<u16>(),
+            vec(address, 0..4),
+        ),
         (vec(any::<IpAddr>(), 0..3), text(), text()),
     )
         .prop_map(|(a, b)| Network {
             interface: a.0,
-            mtu: a.1,
-            addresses: a.2,
+            mac: a.1,
+            mtu: a.2,
+            addresses: a.3,
             gateways: b.0,
             resolv_conf: b.1,
             hosts: b.2,
@@ -115,31 +167,18 @@ fn record() -> impl Strategy<Value = LogRecord> {
 }
 
 fn message() -> impl Strategy<Value = Message<'static>> {
-    let stages = vec![
-        Stage::Root,
-        Stage::User,
-        Stage::WorkingDirectory,
-        Stage::Terminal,
-        Stage::Spawn,
-        Stage::Exec,
-        Stage::Network,
-    ];
     prop_oneof![
-        any::<(u16, u64, u64)>().prop_map(|(version, started, ready)| Message::Hello(Hello {
-            version,
-            started,
-            ready
-        })),
-        start().prop_map(Message::Start),
-        any::<u32>().prop_map(|pid| Message::Started { pid }),
-        (prop::sample::select(stages), any::<(u8, u16, String)>()).prop_map(
-            |(stage, (code, errno, message))| Message::Failed(Failure {
-                stage,
-                code,
-                errno,
-                message
+        (any::<(u16, u64, u64)>(), prop::option::of(running())).prop_map(
+            |((version, started, ready), running)| Message::Hello(Hello {
+                version,
+                started,
+                ready,
+                running
             })
         ),
+        start().prop_map(Message::Start),
+        any::<u32>().prop_map(|pid| Message::Started { pid }),
+        failure().prop_map(Message::Failed),
         (stream(), vec(any::<u8>(), 0..3000)).prop_map(|(stream, bytes)| Message::Data {
             stream,
             // Leaked: a test's few megabytes, for the sake of one lifetime.
@@ -155,6 +194,16 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         (vec(record(), 0..20), any::<bool>())
             .prop_map(|(records, last)| Message::KernelLog { records, last }),
         Just(Message::Shutdown),
+        Just(Message::Freeze),
+        Just(Message::Frozen),
+        any::<String>().prop_map(|reason| Message::Unfrozen { reason }),
+        Just(Message::Thaw),
+        rebirth().prop_map(Message::Reborn),
+        (
+            prop::sample::select(Step::OF_REBORN.to_vec()),
+            prop::option::of(failure())
+        )
+            .prop_map(|(which, problem)| Message::Step { which, problem }),
     ]
 }
 
@@ -235,7 +284,7 @@ fn lengths_beyond_a_kind_are_refused_before_their_bytes_come() {
     // Start (kind 2) of 1 MiB and one byte.
     assert_eq!(decode(&[2, 1, 0, 16], 4), Err(Malformed::Length));
     assert_eq!(decode(&[0, 0, 0, 0], 4), Err(Malformed::Kind(0)));
-    assert_eq!(decode(&[14, 0, 0, 0], 4), Err(Malformed::Kind(14)));
+    assert_eq!(decode(&[20, 0, 0, 0], 4), Err(Malformed::Kind(20)));
 }
 
 #[test]

@@ -101,6 +101,7 @@ fn configure(
             cmdline: request.cmdline.clone(),
         }),
         places: false,
+        stand_ins: false,
         drives,
         shares: Vec::new(),
         net: None,

@@ -26,7 +26,17 @@ pub struct PullArgs {
 }
 
 /// When a registry is asked for an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum PullWhen {
     /// Each time
     Always,

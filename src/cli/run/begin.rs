@@ -7,27 +7,31 @@ use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem, visible};
 use crate::cli::shape::Shape;
 use crate::cli::trace::Waterfall;
-use crate::config::{Begin, Boot, Console, HostFile, HostPort, Restore, VmConfig, Vsock};
+use crate::config::net::{Addresses, Net, NetLink};
+use crate::config::{
+    Begin, Boot, Console, Drive, HostFile, HostPort, Layer, Restore, VmConfig, Vsock,
+};
 use crate::image::Digest;
 use crate::initramfs;
 use crate::instance::template::{self, About, Sitter, Template, TemplateError};
+use crate::net::Frames;
 use crate::probe;
 use crate::units::Variant;
 use anyhow::Context as _;
-use husk_protocol::{HOST_PORT, Rebirth};
+use husk_protocol::HOST_PORT;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fmt::Write as _;
-use std::io::{self, Read as _};
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Changes what a template is beyond what its key says otherwise.
-const FORMAT: u32 = 4;
-/// Devices every machine of `husk run` has in front of its places: vsock, balloon, entropy.
-const FIXED: usize = 3;
-/// Bytes of a seed for the guest's random generator.
-const SEED: usize = 64;
+const FORMAT: u32 = 5;
+/// Bytes of the disk that stands for the root's: more than any has, since a driver believes in
+/// them until it is told better.
+const STAND_IN: u64 = 1 << 46;
 
 /// A machine of `husk run` before anything of a service: what a template is made of.
 #[derive(Clone, Copy)]
@@ -36,6 +40,8 @@ pub struct Recipe<'a> {
     pub variant: Option<Variant>,
     pub shape: Shape,
     pub jail: bool,
+    /// Whether there is a network as most have it: its interface is in the template.
+    pub network: bool,
     /// How long its agent may take.
     pub timeout: Duration,
 }
@@ -55,6 +61,7 @@ pub fn begin(
         path,
         state,
         memory,
+        hot,
     } = match template(recipe, cache)? {
         Ok((template, _)) => template,
         // The machine itself would take as long to say the same.
@@ -68,15 +75,30 @@ pub fn begin(
         }
     };
     waterfall.reached("template ready");
+    // The first to go on from it shows what is wanted first.
+    let learn = match hot {
+        None => template::learning(&path).ok(),
+        Some(_) => None,
+    };
+    let mut keep = |file: File| HostFile {
+        path: path.clone(),
+        fd: opened.keep(file.into()),
+    };
+    let (hot, learn) = (hot.map(&mut keep), learn.map(&mut keep));
     Ok(Begin::Restore(Restore {
+        hot,
+        learn,
         state: HostFile {
             path: path.clone(),
             fd: opened.keep(state.into()),
         },
-        memory: HostFile {
-            path,
-            fd: opened.keep(memory.into()),
-        },
+        memory: vec![Layer {
+            file: HostFile {
+                path,
+                fd: opened.keep(memory.into()),
+            },
+            pages: None,
+        }],
     }))
 }
 
@@ -98,7 +120,13 @@ pub fn template(
     }
     let mut opened = Opened::default();
     let begin = Begin::Boot(boot(recipe, &mut opened)?);
-    let (config, agent) = bare(recipe, "template", begin, &mut opened)?;
+    let (bare, agent) = bare(recipe, "template", begin, &mut opened)?;
+    let config = VmConfig {
+        stand_ins: true,
+        drives: vec![stand_in(&mut opened)?],
+        net: recipe.network.then(|| nowhere(&mut opened)).transpose()?,
+        ..bare
+    };
     let about = About {
         kernel: recipe.kernel.to_owned(),
         ring: recipe.variant.map(Variant::ring),
@@ -113,6 +141,37 @@ pub fn template(
     };
     let made = template::make(&place, &key, recipe.timeout, sitter);
     Ok(made.map(|template| (template, true)))
+}
+
+/// Stands for the root's disk.
+fn stand_in(opened: &mut Opened) -> Result<Drive, Failure> {
+    let fd = memfd_create(c"husk-stand-in", MFdFlags::MFD_CLOEXEC)
+        .context("cannot make an anonymous file")?;
+    let file = File::from(fd);
+    file.set_len(STAND_IN)
+        .context("cannot make an anonymous file")?;
+    Ok(Drive {
+        file: HostFile {
+            path: PathBuf::new(),
+            fd: opened.keep(file.into()),
+        },
+        read_only: true,
+        bps: None,
+        iops: None,
+    })
+}
+
+/// Stands for the interface of a network of a machine's own.
+fn nowhere(opened: &mut Opened) -> Result<Net, Failure> {
+    let (ours, theirs) = Frames::pair().context("cannot make a link for the guest")?;
+    // Its other end stays open as long.
+    opened.keep(theirs);
+    Ok(Net {
+        mac: Addresses::ALONE.guest_mac,
+        mtu: Addresses::ALONE.mtu,
+        bps: None,
+        link: NetLink::Frames(opened.keep(ours)),
+    })
 }
 
 /// As of a machine that was to be used.
@@ -131,15 +190,21 @@ fn no_agent(error: &TemplateError, printer: &Printer) -> Failure {
     }
 }
 
-/// What a restored guest is to do first; `devices` are in its places.
-pub fn rebirth(devices: usize) -> io::Result<Rebirth> {
-    let mut seed = vec![0; SEED];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut seed)?;
-    let names = (FIXED..FIXED + devices).map(|index| format!("virtio-mmio.{index}"));
-    Ok(Rebirth {
-        seed,
-        devices: names.collect(),
-    })
+/// What a machine has that its template had not, by the names on the platform bus: devices to
+/// be found at once, and those that have time. The order is `machine::wiring`'s.
+pub fn devices(config: &VmConfig) -> (Vec<String>, Vec<String>) {
+    let name = |index| format!("virtio-mmio.{index}");
+    let common = config.net.as_ref().is_some_and(Net::is_common);
+    // Vsock, entropy, and what stands for the root's disk and a common network.
+    let had = 3 + usize::from(common);
+    let others = config.drives.len().saturating_sub(1) + config.shares.len();
+    let others = others + usize::from(config.net.is_some() && !common);
+    let balloon = had + others;
+    let later = config.balloon.then(|| name(balloon));
+    (
+        (had..balloon).map(name).collect(),
+        later.into_iter().collect(),
+    )
 }
 
 fn boot(recipe: &Recipe<'_>, opened: &mut Opened) -> Result<Boot, Failure> {
@@ -170,6 +235,7 @@ pub fn bare(
         memory: recipe.shape.memory.bytes(),
         begin,
         places: true,
+        stand_ins: false,
         drives: Vec::new(),
         shares: Vec::new(),
         vsock: Some(Vsock {
@@ -193,7 +259,7 @@ pub fn bare(
 }
 
 /// A digest over all that a template is made of.
-fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
+pub fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
     let meta = std::fs::metadata(recipe.kernel).map_err(|error| {
         Problem::new(format!(
             "cannot open the kernel, {}",
@@ -213,7 +279,7 @@ fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
         recipe.variant,
     );
     let (cpus, memory) = (recipe.shape.cpus, recipe.shape.memory.bytes());
-    let _ = writeln!(text, "{cpus} {memory}");
+    let _ = writeln!(text, "{cpus} {memory} {}", recipe.network);
     let _ = writeln!(text, "{}", Digest::of(&initramfs::agent_initramfs()).hex());
     let release = nix::sys::utsname::uname()
         .map_err(|error| Problem::new("cannot learn what the host is").because(&error))?;

@@ -63,13 +63,7 @@ impl Declared {
 
     /// The same, as it is written down.
     pub fn ports(&self) -> Vec<Port> {
-        let port = |publish: &Publish| Port {
-            address: publish.address,
-            host: publish.host,
-            guest: publish.guest,
-            protocol: publish.protocol,
-        };
-        self.publish.iter().map(port).collect()
+        self.publish.iter().map(Port::from).collect()
     }
 
     pub fn mounts(&self) -> Vec<Mount> {
@@ -130,7 +124,7 @@ fn unpublished(exposed: &BTreeSet<(Protocol, u16)>, publish: &[Publish]) -> Vec<
 
 /// A port of the host for each, free on loopback. They are held until all are chosen, so that
 /// none is chosen twice, and then let go for whoever opens them for good.
-fn free_ports(ports: &[(Protocol, u16)]) -> Result<Vec<Publish>, Problem> {
+pub fn free_ports(ports: &[(Protocol, u16)]) -> Result<Vec<Publish>, Problem> {
     let mut held = Vec::new();
     let found = ports
         .iter()

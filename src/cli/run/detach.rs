@@ -3,24 +3,24 @@
 //! verb `keep`, and waits for word that the command runs. Main thread of either.
 
 use super::RunRequest;
+use super::blueprint::Blueprint;
 use super::owner::{self, Operator, Whole};
-use super::parts::{self, Parts};
+use super::parts::Parts;
 use super::session::last_lines;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
 use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
-use crate::cli::trace::{Mark, Waterfall};
 use crate::config::VmConfig;
 use crate::instance;
 use crate::instance::beside;
 use crate::instance::record::Record;
-use crate::instance::session::{Event, Streams};
+use crate::instance::session::{Event, Opening, Streams};
 use crate::sys::descriptors::Inherited;
 use crate::sys::seqpacket::SeqPacket;
 use anyhow::Context as _;
-use husk_protocol::{Decoder, Message, Start};
+use husk_protocol::{Decoder, Message};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use std::ffi::CString;
@@ -47,11 +47,12 @@ pub struct KeepArgs {
 struct Parcel {
     place: PathBuf,
     record: Record,
+    blueprint: Blueprint,
     config: VmConfig,
     beside: beside::Plan,
     agent: RawFd,
-    /// The frame of the `Start`, too long for JSON's liking.
-    start: RawFd,
+    /// The frame of what the agent is told first, too long for JSON's liking.
+    opening: RawFd,
     report: RawFd,
     timeout: Duration,
 }
@@ -76,22 +77,24 @@ struct Told {
     hint: Option<String>,
 }
 
-pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let mut waterfall = Waterfall::starting(exec);
-    let parts = parts::gather(request, printer, &mut waterfall)?;
-    let record = parts::record(request, &parts);
+/// Hands the machine over, and prints its id once its command runs.
+pub fn leave(request: &RunRequest, parts: Parts, printer: &Printer) -> Result<ExitStatus, Failure> {
     let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
-    let socket = hand_over(request, parts, record)?;
+    let socket = hand_over(request, parts)?;
+    let id = hear(&socket, printer)?;
+    drop(waiting);
+    printer.data(format!("{id}\n").as_bytes())?;
+    Ok(ExitStatus::Success)
+}
+
+/// Waits for the owner's word; the id of the machine, which runs.
+pub fn hear(socket: &SeqPacket, printer: &Printer) -> Result<String, Failure> {
     let report = socket
         .recv(MAX_REPORT)
         .context("cannot hear from the machine's owner")?;
-    drop(waiting);
     let report = report.and_then(|text| serde_json::from_slice(&text).ok());
     match report {
-        Some(Report::Runs { id }) => {
-            printer.data(format!("{id}\n").as_bytes())?;
-            Ok(ExitStatus::Success)
-        }
+        Some(Report::Runs { id }) => Ok(id),
         Some(Report::Failed {
             code,
             problems,
@@ -113,18 +116,21 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
 }
 
 /// Starts the owner; returns where its word will come from.
-fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Result<SeqPacket> {
+pub fn hand_over(request: &RunRequest, parts: Parts) -> anyhow::Result<SeqPacket> {
     let (ours, theirs) = SeqPacket::pair().context("cannot make a socket pair")?;
     let mut frame = Vec::new();
-    Message::Start(parts.start)
+    parts
+        .opening
+        .message()
         .encode(&mut frame)
         .map_err(|_| anyhow::anyhow!("the command and its environment are too long"))?;
-    let start = memory_file(&frame)?;
+    let opening = memory_file(&frame)?;
     let parcel = Parcel {
         place: runtime_dir(),
-        record,
+        record: parts.record,
+        blueprint: parts.blueprint,
         agent: parts.agent.as_raw_fd(),
-        start: start.as_raw_fd(),
+        opening: opening.as_raw_fd(),
         report: theirs.as_fd().as_raw_fd(),
         timeout: request.timeout,
         config: parts.config,
@@ -136,7 +142,7 @@ fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Resu
         .into_iter()
         .map(CString::new)
         .collect::<Result<Vec<_>, _>>()?;
-    let mut keep = vec![number, parcel.agent, parcel.start, parcel.report];
+    let mut keep = vec![number, parcel.agent, parcel.opening, parcel.report];
     keep.extend(instance::descriptors(&parcel.config));
     keep.extend(parcel.beside.descriptors());
     instance::spawn_owner(&arguments, &keep).context("cannot start the machine's owner")?;
@@ -148,7 +154,7 @@ fn hand_over(request: &RunRequest, parts: Parts, record: Record) -> anyhow::Resu
     Ok(ours)
 }
 
-fn memory_file(bytes: &[u8]) -> anyhow::Result<File> {
+pub fn memory_file(bytes: &[u8]) -> anyhow::Result<File> {
     let fd = memfd_create(c"husk-parcel", MFdFlags::MFD_CLOEXEC)
         .context("cannot make an anonymous file")?;
     let mut file = File::from(fd);
@@ -177,7 +183,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
     let parcel: Parcel = serde_json::from_slice(&text)?;
     let report = SeqPacket::from_fd(inherited.take(parcel.report)?);
     let agent: OwnedFd = inherited.take(parcel.agent)?;
-    let start = start_of(inherited.take(parcel.start)?)?;
+    let opening = opening_of(inherited.take(parcel.opening)?)?;
     let mut opened = Opened::default();
     let machine = instance::descriptors(&parcel.config);
     for fd in machine.into_iter().chain(parcel.beside.descriptors()) {
@@ -191,6 +197,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
         config: parcel.config,
         beside: parcel.beside,
         opened,
+        blueprint: parcel.blueprint,
     };
     let owned = owner::start(&parcel.place, whole);
     let mut owned = match owned {
@@ -201,7 +208,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
     let mut report = Some(report);
     let operator = Operator {
         agent: agent.into(),
-        start,
+        opening,
         streams: Streams {
             stdin: None,
             stdout: None,
@@ -227,12 +234,14 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
     Ok(ended.code)
 }
 
-fn start_of(fd: OwnedFd) -> anyhow::Result<Start> {
+fn opening_of(fd: OwnedFd) -> anyhow::Result<Opening> {
     let mut decoder = Decoder::new();
     let mut file = File::from(fd);
     loop {
-        if let Some(Message::Start(start)) = decoder.take()? {
-            return Ok(start);
+        match decoder.take()? {
+            Some(Message::Start(start)) => return Ok(Opening::Start(start)),
+            Some(Message::Reborn(rebirth)) => return Ok(Opening::Reborn(Box::new(rebirth))),
+            _ => {}
         }
         let n = file.read(decoder.space())?;
         anyhow::ensure!(n > 0, "half a parcel");

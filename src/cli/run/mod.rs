@@ -2,30 +2,44 @@
 //! `husk run`: a command of an image, in a machine of its own.
 
 mod begin;
+mod blueprint;
+mod changes;
+mod checkpoint;
 mod declared;
-mod detach;
+pub mod detach;
+mod identity;
 mod network;
 mod owner;
 mod parts;
+mod ready;
 mod request;
+mod restore;
+mod saving;
 mod session;
 pub mod storage;
 mod written;
 
 use super::host::Memory;
 use super::image::PullWhen;
-use super::output::{ExitStatus, Failure, Printer};
+use super::output::{ExitStatus, Failure, Printer, Problem};
 use super::ring::GuestRing;
 use super::shape::ShapeArgs;
-use super::trace::{Mark, TraceFormat};
+use super::trace::{Mark, TraceFormat, Waterfall};
 use anyhow::Context as _;
+use ready::Ready;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 pub use begin::{Recipe, template, templates};
-pub use detach::{KeepArgs, keep};
+pub use blueprint::Blueprint;
+pub use changes::{Changes, ChangesArgs};
+pub use checkpoint::bake;
+pub use detach::{self as detached, KeepArgs, keep};
 pub use owner::{find, find_one, place, problem};
 pub use request::{RunRequest, kernel_file, user, variable, workdir};
+pub use restore::{Saved, elsewhere, gather as restored};
+pub use saving::{How, save};
+pub use session::attend;
 
 /// Headings of the long help.
 const COMMAND: &str = "The command";
@@ -141,6 +155,12 @@ pub struct RunArgs {
     /// Boot the guest's kernel instead of going on from a template of this host's
     #[arg(long)]
     cold: bool,
+    /// Start from where the service was ready before: the first such run keeps it then. It is
+    /// ready when it takes connections at a PORT of the guest, answers at an address
+    /// (http://localhost:80/health), or writes a line that an expression matches
+    #[arg(long, value_name = "PORT|URL|REGEX")]
+    #[arg(help_heading = MACHINE)]
+    checkpoint_ready: Option<String>,
     /// Run the guest's kernel in this ring: 0, or 3 where KVM interprets ring 0. Without
     /// it, 3 where that works; with --kernel, as that kernel wants
     #[arg(long, value_name = "RING")]
@@ -202,8 +222,24 @@ pub fn execute(args: &RunArgs, exec: Mark, printer: &Printer) -> Result<ExitStat
     let memory = Memory::read().context("cannot read the host's memory")?;
     let request = RunRequest::check(args, memory, |name| std::env::var_os(name))
         .map_err(Failure::operator)?;
+    let ready = args.ready()?;
+    let mut waterfall = Waterfall::starting(exec);
+    let parts = match &ready {
+        Some(ready) => checkpoint::gather(&request, ready, printer, &mut waterfall)?,
+        None => parts::gather(&request, printer, &mut waterfall)?,
+    };
     match request.detach {
-        true => detach::run(&request, exec, printer),
-        false => session::run(&request, exec, printer),
+        true => detach::leave(&request, parts, printer),
+        false => session::attend(&request, parts, waterfall, printer),
+    }
+}
+
+impl RunArgs {
+    /// By what the service shows that it is ready.
+    pub fn ready(&self) -> Result<Option<Ready>, Problem> {
+        self.checkpoint_ready
+            .as_deref()
+            .map(Ready::parse)
+            .transpose()
     }
 }

@@ -9,6 +9,7 @@ use crate::config::net::{
     Addresses, Destination, MAX_PUBLISHED, MAX_RULES, MacAddr, Membership, Net, NetLink, Protocol,
     Published, Rule, UserNet,
 };
+use crate::instance::record::Port;
 use crate::instance::seat::{Seat, SeatError};
 use crate::net::Frames;
 use crate::sys::tap;
@@ -31,7 +32,7 @@ const MAX_INTERFACE: usize = 15;
 /// MTU of a tap, whose other side is of the operator's making.
 const TAP_MTU: u16 = 1500;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Mode {
     User { open: bool },
     None,
@@ -41,7 +42,7 @@ pub enum Mode {
 }
 
 /// `[IP:]HOST:GUEST[/udp]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Publish {
     pub address: Option<IpAddr>,
     pub host: u16,
@@ -49,7 +50,18 @@ pub struct Publish {
     pub protocol: Protocol,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl From<&Publish> for Port {
+    fn from(publish: &Publish) -> Self {
+        Self {
+            address: publish.address,
+            host: publish.host,
+            guest: publish.guest,
+            protocol: publish.protocol,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct NetworkRequest {
     pub mode: Mode,
     pub publish: Vec<Publish>,
@@ -61,6 +73,11 @@ pub struct NetworkRequest {
 }
 
 impl NetworkRequest {
+    /// Whether the guest's interface is as `Net::is_common` says.
+    pub fn is_common(&self) -> bool {
+        matches!(self.mode, Mode::User { .. } | Mode::Private(_))
+    }
+
     /// Notes every problem; what is returned then is not for use.
     pub fn check(args: &RunArgs, problems: &mut Vec<Problem>) -> Self {
         let mut note = |problem| problems.push(problem);
@@ -182,7 +199,7 @@ fn plain(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
 }
 
-fn publish(text: &str) -> Result<Publish, Problem> {
+pub fn publish(text: &str) -> Result<Publish, Problem> {
     let bad = |why: &str| {
         Problem::new(format!("--publish {text}: {why}"))
             .hint("it looks like 8080:80, 0.0.0.0:8080:80, [::1]:8080:80 or 5353:53/udp")
@@ -366,16 +383,17 @@ fn over_tap(
         tap::join(bridge, &interface).map_err(|error| about(&error))?;
     }
     tap::raise(&interface).map_err(|error| about(&error))?;
-    let [a, b, c, ..] = crate::net::user::random().to_le_bytes();
+    let mac = own_mac();
     Ok(Gathered {
         card: Some(Net {
-            mac: MacAddr([0x02, 0x68, 0x75, a, b, c]),
+            mac,
             mtu: TAP_MTU,
             bps,
             link: NetLink::Tap(opened.keep(fd)),
         }),
         guest: Some(guest::Network {
             interface: "eth0".into(),
+            mac: mac.0,
             mtu: 0,
             addresses: Vec::new(),
             gateways: Vec::new(),
@@ -394,7 +412,11 @@ fn over_stack(
 ) -> Result<Gathered, Failure> {
     let addresses = match &private {
         Some(member) => Addresses::member(member.number),
-        None => Addresses::ALONE,
+        // Ids that programs make of it (RFC 9562, 5.1) are to differ between machines.
+        None => Addresses {
+            guest_mac: own_mac(),
+            ..Addresses::ALONE
+        },
     };
     let (ours, theirs) = Frames::pair().context("cannot make a link for the guest")?;
     let mut published = Vec::new();
@@ -426,6 +448,12 @@ fn over_stack(
     })
 }
 
+/// An address no other interface has: locally administered, and else by chance.
+fn own_mac() -> MacAddr {
+    let [a, b, c, ..] = crate::net::user::random().to_le_bytes();
+    MacAddr([0x02, 0x68, 0x75, a, b, c])
+}
+
 /// What the guest's agent is told.
 fn place_of(addresses: &Addresses, request: &RunRequest) -> guest::Network {
     let (gateway4, gateway6) = (addresses.gateway4, addresses.gateway6);
@@ -438,6 +466,7 @@ fn place_of(addresses: &Addresses, request: &RunRequest) -> guest::Network {
     }
     guest::Network {
         interface: "eth0".into(),
+        mac: addresses.guest_mac.0,
         mtu: addresses.mtu,
         addresses: vec![
             guest::Address {

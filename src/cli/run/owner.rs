@@ -2,21 +2,28 @@
 //! From a described machine to its end, in the process that owns it: this one in the
 //! foreground, a process of its own with --detach. Main thread.
 
+use super::blueprint::Blueprint;
 use super::session::window_size;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
 use crate::cli::signals::Signals;
-use crate::config::VmConfig;
+use crate::config::{Begin, Restore, VmConfig};
 use crate::instance::beside::{self, Beside};
-use crate::instance::desk::Desk;
+use crate::instance::desk::{Described, Desk};
 use crate::instance::record::{Ended, Record, now};
-use crate::instance::session::{self, Event, How, Limits, Outcome, Session, SessionError, Streams};
+use crate::instance::session::{
+    self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
+};
+use crate::instance::template;
 use crate::instance::{self, Found, Place, PlaceError, Spawned};
+use crate::sys::descriptors::another;
 use anyhow::Context as _;
-use husk_protocol::{Exit, Start};
+use husk_protocol::Exit;
+use std::fs::File;
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// From the order to shut down to the end of patience: a guest that is asked to stop has
@@ -69,11 +76,19 @@ pub struct Owned {
     beside: Beside,
     /// It holds disks that others may be waiting for.
     has_disks: bool,
+    /// Where the first machine of a template is to leave what it showed.
+    learned: Option<(PathBuf, File)>,
+    /// What its guest has not written yet would be missed.
+    writes_back: bool,
 }
 
 impl Owned {
     /// Writes down how it ended. Whoever reads that finds its ports and its volumes free.
     pub fn conclude(self, ended: &Ended) {
+        if let Some((template, file)) = self.learned {
+            // The next one will show it, too.
+            let _ = template::learned(&template, &file);
+        }
         drop(self.beside);
         if self.has_disks {
             // Taking a machine apart costs the kernel tens of milliseconds, and its locks on
@@ -91,6 +106,8 @@ pub struct Whole {
     pub beside: beside::Plan,
     /// Holds every descriptor that the others name.
     pub opened: Opened,
+    /// What the machine can be made from again, for those who save it.
+    pub blueprint: Blueprint,
 }
 
 /// Writes the machine down as this process's own and starts it. Nothing is left of one that
@@ -101,9 +118,25 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         mut config,
         beside,
         mut opened,
+        blueprint,
     } = whole;
     let log = record.detached;
+    let writable = config.drives.iter().filter(|drive| !drive.read_only);
+    let described = Described {
+        blueprint: serde_json::to_vec(&blueprint).context("cannot describe the machine")?,
+        disks: writable.count(),
+        restored: blueprint.parent.is_some(),
+    };
     let has_disks = config.drives.iter().any(|drive| !drive.read_only);
+    let learned = match &config.begin {
+        Begin::Restore(Restore { learn, .. }) => learn.as_ref(),
+        Begin::Boot(_) => None,
+    };
+    let learned = learned
+        .map(|to| Ok::<_, io::Error>((to.path.clone(), another(to.fd)?.into())))
+        .transpose()
+        .context("cannot keep what the machine shows")?;
+    let writes_back = has_disks || !config.shares.is_empty();
     let mut company = beside.seated();
     let place = Place::open(place).map_err(|error| problem(&error))?;
     let claim = place.claim(record).map_err(|error| problem(&error))?;
@@ -133,7 +166,8 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
             return Err(error.into());
         }
     };
-    let mut desk = Desk::open(claim, log).context("cannot keep the machine's records")?;
+    let mut desk =
+        Desk::open(claim, log, described).context("cannot keep the machine's records")?;
     desk.machine_started(machine.pid);
     if let Err(error) = company.ready() {
         machine.kill();
@@ -145,13 +179,15 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         machine,
         beside: company,
         has_disks,
+        learned,
+        writes_back,
     })
 }
 
 /// Who sits at the session.
 pub struct Operator<'a> {
     pub agent: UnixStream,
-    pub start: Start,
+    pub opening: Opening,
     pub streams: Streams,
     pub signals: &'a Signals,
     pub timeout: Duration,
@@ -166,14 +202,17 @@ pub fn drive(
     let result = session::drive(
         Session {
             agent: operator.agent,
-            start: operator.start,
+            opening: operator.opening,
             greeted: false,
             streams: operator.streams,
             machine: Some(&owned.machine.control),
             signals: operator.signals,
             limits: Limits {
                 agent: operator.timeout,
-                shutdown: SHUTDOWN,
+                shutdown: match owned.writes_back {
+                    true => SHUTDOWN,
+                    false => Duration::ZERO,
+                },
             },
             window_size: &window_size,
             company: Some(&mut owned.desk),

@@ -4,11 +4,13 @@
 
 use super::RunRequest;
 use super::begin::{self, Recipe};
+use super::blueprint::{Blueprint, RootId};
 use super::declared::Declared;
+use super::identity;
 use super::network;
 use super::session::window_size;
-use super::storage;
-pub use super::written::record;
+use super::storage::{self, Disks, Storage};
+use super::written::{self, Sources};
 use crate::cli::host::cache_dir;
 use crate::cli::image::{Bars, problem as image_problem};
 use crate::cli::kernel;
@@ -21,7 +23,9 @@ use crate::config::{Begin, Drive, HostFile, VmConfig};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
 use crate::instance::beside;
+use crate::instance::record::Record;
 use crate::instance::seat::Seat;
+use crate::instance::session::Opening;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, LogRecord, Root, Start, Terminal};
@@ -49,18 +53,15 @@ pub struct Parts {
     pub config: VmConfig,
     /// Our end of the agent's connection.
     pub agent: UnixStream,
-    pub start: Start,
+    pub opening: Opening,
     pub opened: Opened,
-    /// What ends the command when the machine is asked to stop.
-    pub stop_signal: u8,
-    /// The kernel it runs.
-    pub kernel: PathBuf,
-    pub variant: Option<Variant>,
+    pub record: Record,
     /// What is to run beside the machine.
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
     pub seat: Option<Seat>,
-    pub declared: Declared,
+    /// What the machine can be made from again.
+    pub blueprint: Blueprint,
 }
 
 pub fn gather(
@@ -73,6 +74,7 @@ pub fn gather(
     let mut bars = Bars::new(printer, request.quiet);
     let (kernel, variant) = kernel_of(request, &cache, printer, waterfall)?;
     let root = open_image(request, &cache, &mut bars)?;
+    let root_id = RootId::of(&root, &cache)?;
     drop(bars);
     waterfall.reached("image ready");
 
@@ -81,6 +83,7 @@ pub fn gather(
         variant,
         shape: request.shape,
         jail: request.jail,
+        network: request.network.is_common(),
         timeout: request.timeout,
     };
     let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
@@ -88,7 +91,7 @@ pub fn gather(
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
-    let equipment = storage::open(&request.storage, 1, &mut opened)?;
+    let equipment = storage::open(&request.storage, 1, Disks::Own, &mut opened)?;
     let declared = Declared::of(&root.config, request)?;
     let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
@@ -99,49 +102,74 @@ pub fn gather(
     // What is typed may lie in what the image declares, and not the other way round.
     start.mounts = declared.mounts();
     start.mounts.extend(equipment.mounts);
-    let mut drives = vec![Drive {
-        file: HostFile {
-            path: root.path,
-            fd: opened.keep(root.file.into()),
-        },
-        read_only: true,
-        bps: request.storage.bps,
-        iops: request.storage.iops,
-    }];
-    drives.extend(equipment.drives);
+    let file = (root.file, root.path);
     let config = VmConfig {
-        drives,
+        drives: drives(file, equipment.drives, &request.storage, &mut opened),
         shares: equipment.shares,
         net: network.card,
         trace: request.trace.is_some(),
         ..bare
     };
+    // Name and network are in the start itself; a boot id the kernel makes when it is first
+    // asked for one, which nobody has done yet.
+    let mut rebirth = identity::of("", None).context("cannot make a machine's identity")?;
+    rebirth.boot_id.clear();
     if let Begin::Restore(_) = config.begin {
-        let devices = config.drives.len() + config.shares.len() + usize::from(config.net.is_some());
-        let rebirth = begin::rebirth(devices).context("cannot make a guest's identity")?;
-        start.rebirth = Some(Box::new(rebirth));
+        (rebirth.devices, rebirth.later) = begin::devices(&config);
     }
+    start.rebirth = Some(Box::new(rebirth));
+    let record = written::record(&Sources {
+        request,
+        config: &config,
+        start: &start,
+        declared: &declared,
+        stop_signal,
+        kernel: &kernel,
+        variant,
+    });
     waterfall.reached("files open");
     Ok(Parts {
         config,
         agent,
-        start,
+        opening: Opening::Start(start),
         opened,
-        stop_signal,
-        kernel,
-        variant,
+        record: record.clone(),
         beside: beside::Plan {
             network: network.user,
             shares: equipment.served,
         },
         seat: network.seat,
-        declared,
+        blueprint: Blueprint {
+            request: declared.published(request),
+            record,
+            root: root_id,
+            parent: None,
+        },
     })
+}
+
+/// The root's disk, and behind it the others.
+pub fn drives(
+    (file, path): (File, PathBuf),
+    others: Vec<Drive>,
+    storage: &Storage,
+    opened: &mut Opened,
+) -> Vec<Drive> {
+    let root = Drive {
+        file: HostFile {
+            path,
+            fd: opened.keep(file.into()),
+        },
+        read_only: true,
+        bps: storage.bps,
+        iops: storage.iops,
+    };
+    std::iter::once(root).chain(others).collect()
 }
 
 /// The kernel's file, and what it must be. One the operator brings says itself which ring it
 /// wants, to the machine, which asks no more of it where nobody named a ring.
-fn kernel_of(
+pub fn kernel_of(
     request: &RunRequest,
     cache: &Path,
     printer: &Printer,
@@ -164,6 +192,12 @@ fn kernel_of(
             Ok((kernel.vmlinux, Some(choice.variant)))
         }
     }
+}
+
+/// Which root a run will have.
+pub fn root_of(request: &RunRequest, cache: &Path, printer: &Printer) -> Result<RootId, Problem> {
+    let mut bars = Bars::new(printer, request.quiet);
+    RootId::of(&open_image(request, cache, &mut bars)?, cache)
 }
 
 fn open_image(request: &RunRequest, cache: &Path, bars: &mut Bars) -> Result<RootFs, Problem> {

@@ -31,7 +31,7 @@ const MAX_NAME: usize = 32;
 const NO_ID: u32 = u32::MAX;
 
 /// A run that can be attempted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RunRequest {
     pub image: String,
     pub pull: PullWhen,
@@ -143,7 +143,7 @@ impl RunRequest {
     }
 }
 
-fn name(text: &str) -> Result<(), Problem> {
+pub fn name(text: &str) -> Result<(), Problem> {
     match is_name(text) {
         true => Ok(()),
         false => Err(Problem::new(format!("--name {text}: not a name of a machine"))
@@ -161,7 +161,7 @@ fn detached(args: &RunArgs) -> Result<(), Problem> {
 }
 
 /// `KEY[=VALUE]` each; of two with one key the later counts.
-fn labels(words: &[String], problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
+pub fn labels(words: &[String], problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -271,7 +271,7 @@ fn identity(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
 }
 
-fn hostname(text: &str) -> Result<(), Problem> {
+pub fn hostname(text: &str) -> Result<(), Problem> {
     let label = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())
             && !label.starts_with('-')

@@ -19,10 +19,15 @@ use crate::sys::clock;
 use anyhow::Context as _;
 use husk_protocol::{Exit, Size};
 use std::io;
+use std::os::fd::BorrowedFd;
 
 impl Machine for Control {
     fn send(&self, request: &Request) -> io::Result<()> {
         Self::send(self, request)
+    }
+
+    fn save(&self, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(request, files)
     }
 
     fn recv(&self) -> io::Result<Option<Report>> {
@@ -37,18 +42,22 @@ impl session::Signals for Signals {
     }
 }
 
-pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
-    let mut waterfall = Waterfall::starting(exec);
-    let parts = parts::gather(request, printer, &mut waterfall)?;
-    let record = parts::record(request, &parts);
+/// Stays with the machine until its end.
+pub fn attend(
+    request: &RunRequest,
+    parts: Parts,
+    mut waterfall: Waterfall,
+    printer: &Printer,
+) -> Result<ExitStatus, Failure> {
     let Parts {
         config,
         agent,
-        start,
+        opening,
         opened,
+        record,
         beside,
         seat,
-        ..
+        blueprint,
     } = parts;
     let streams = guest::streams(request.interactive)?;
     let signals = Signals::catch().context("cannot catch signals")?;
@@ -57,6 +66,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         config,
         beside,
         opened,
+        blueprint,
     };
     // From here on it goes with what is beside the machine.
     if let Some(seat) = seat {
@@ -75,7 +85,7 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
     ));
     let operator = Operator {
         agent,
-        start,
+        opening,
         streams,
         signals: &signals,
         timeout: request.timeout,
@@ -136,7 +146,7 @@ fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool
         Event::Report(Report::Note { line }) if !quiet => {
             printer.talk(&format!("husk: {}\r\n", visible(line)));
         }
-        Event::Report(_) => {}
+        Event::Report(_) | Event::Saved(_) => {}
     }
 }
 

@@ -41,7 +41,7 @@ pub struct StorageArgs {
 }
 
 /// The same, checked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Storage {
     pub disk_size: Option<u64>,
     pub mounts: Vec<Attach>,
@@ -49,7 +49,7 @@ pub struct Storage {
     pub iops: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Attach {
     pub what: What,
     /// Absolute, without `.` and `..`.
@@ -57,7 +57,7 @@ pub struct Attach {
     pub read_only: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum What {
     Volume(String),
     Directory(PathBuf),
@@ -133,8 +133,35 @@ pub struct Equipment {
     pub upper: String,
 }
 
+/// Where the disks that can be written come from.
+#[derive(Debug)]
+pub enum Disks {
+    /// They are made, or are volumes.
+    Own,
+    /// Each is a copy of the next of these, as a machine was saved with them.
+    Saved(std::vec::IntoIter<File>),
+}
+
+impl Disks {
+    /// What the next one is a copy of, if of anything.
+    fn next(&mut self) -> Result<Option<File>, Problem> {
+        match self {
+            Self::Own => Ok(None),
+            Self::Saved(list) => match list.next() {
+                Some(file) => Ok(Some(file)),
+                None => Err(Problem::new("the snapshot lacks a disk of its machine")),
+            },
+        }
+    }
+}
+
 /// Opens and makes all of it. `first` is how many disks come before.
-pub fn open(storage: &Storage, first: u8, opened: &mut Opened) -> Result<Equipment, Problem> {
+pub fn open(
+    storage: &Storage,
+    first: u8,
+    mut disks: Disks,
+    opened: &mut Opened,
+) -> Result<Equipment, Problem> {
     let mut equipment = Equipment::default();
     let mut letters = (b'a'..=b'z').map(char::from).skip(first.into());
     let mut device = || format!("/dev/vd{}", letters.next().unwrap_or('z'));
@@ -147,8 +174,13 @@ pub fn open(storage: &Storage, first: u8, opened: &mut Opened) -> Result<Equipme
         bps: storage.bps,
         iops: storage.iops,
     };
+    let folder = || Ok::<_, Problem>(cache_dir()?.join("scratch"));
     if let Some(size) = storage.disk_size {
-        let file = volume::scratch(&cache_dir()?.join("scratch"), size).map_err(problem)?;
+        let file = match disks.next()? {
+            Some(saved) => volume::copied(&folder()?, &saved),
+            None => volume::scratch(&folder()?, size),
+        };
+        let file = file.map_err(problem)?;
         let drive = drive(file, "scratch".into(), false, opened);
         equipment.drives.push(drive);
         equipment.upper = device();
@@ -156,8 +188,18 @@ pub fn open(storage: &Storage, first: u8, opened: &mut Opened) -> Result<Equipme
     for attach in &storage.mounts {
         let (kind, source, size) = match &attach.what {
             What::Volume(name) => {
-                let store = Store::new(&data_dir()?);
-                let (file, _) = store.open(name, attach.read_only).map_err(problem)?;
+                let saved = match attach.read_only {
+                    true => None,
+                    false => disks.next()?,
+                };
+                let file = match saved {
+                    Some(saved) => volume::copied(&folder()?, &saved),
+                    None => {
+                        let store = Store::new(&data_dir()?);
+                        store.open(name, attach.read_only).map(|(file, _)| file)
+                    }
+                };
+                let file = file.map_err(problem)?;
                 let drive = drive(file, name.into(), attach.read_only, opened);
                 equipment.drives.push(drive);
                 (MountKind::Volume, device(), 0)

@@ -3,21 +3,35 @@
 //! thread.
 
 use super::RunRequest;
+use super::declared::Declared;
 use super::network::{Mode, NetworkRequest};
-use super::parts::Parts;
 use super::storage::{Attach, What};
+use crate::config::VmConfig;
 use crate::instance::record::{Mounted, Record};
 use crate::units::Variant;
+use husk_protocol::Start;
 use std::path::{Path, PathBuf};
 
+/// What a machine's record is made of.
+pub struct Sources<'a> {
+    pub request: &'a RunRequest,
+    pub config: &'a VmConfig,
+    pub start: &'a Start,
+    pub declared: &'a Declared,
+    pub stop_signal: u8,
+    pub kernel: &'a Path,
+    pub variant: Option<Variant>,
+}
+
 /// What is written down of the machine.
-pub fn record(request: &RunRequest, parts: &Parts) -> Record {
-    let Parts {
+pub fn record(sources: &Sources<'_>) -> Record {
+    let Sources {
+        request,
         config,
         start,
         declared,
         ..
-    } = parts;
+    } = sources;
     let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
     Record {
         name: request.name.clone(),
@@ -28,11 +42,11 @@ pub fn record(request: &RunRequest, parts: &Parts) -> Record {
         remove: request.remove,
         tty: start.terminal.is_some(),
         interactive: start.stdin,
-        stop_signal: parts.stop_signal,
+        stop_signal: sources.stop_signal,
         cpus: config.cpus,
         memory: config.memory,
-        kernel: parts.kernel.display().to_string(),
-        ring: parts.variant.map(|variant| match variant {
+        kernel: sources.kernel.display().to_string(),
+        ring: sources.variant.map(|variant| match variant {
             Variant::Ring3 => 3,
             Variant::Ring0 => 0,
         }),

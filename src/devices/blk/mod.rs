@@ -76,6 +76,7 @@ pub struct Blk {
     stalled: bool,
     limits: Limits,
     throttle: Option<Throttle>,
+    stand_in: bool,
 }
 
 impl Blk {
@@ -135,7 +136,17 @@ impl Blk {
             stalled: false,
             limits,
             throttle,
+            stand_in: false,
         })
+    }
+
+    /// It is no disk, but stands for one: see `DeviceState::StandIn`.
+    #[must_use]
+    pub fn standing_in(self) -> Self {
+        Self {
+            stand_in: true,
+            ..self
+        }
     }
 
     fn request(&mut self, chain: &mut Chain<'_>) -> Result<Verdict, GuestFault> {
@@ -359,6 +370,9 @@ impl VirtioDevice for Blk {
     /// What was written and not flushed is in the file already, as every reader of it sees it;
     /// whether it would outlive the host is for the next flush, which covers it still.
     fn save(&self) -> DeviceState {
+        if self.stand_in {
+            return DeviceState::StandIn;
+        }
         DeviceState::Disk {
             sectors: self.rules.length / SECTOR,
             read_only: self.rules.read_only,
@@ -369,9 +383,18 @@ impl VirtioDevice for Blk {
     fn restore(&mut self, state: &TransportState) -> Result<(), StateFault> {
         match state.own {
             DeviceState::None => Ok(()),
+            DeviceState::StandIn if self.rules.read_only => Ok(()),
             ref own if *own == self.save() => Ok(()),
             DeviceState::Disk { sectors, .. } => Err(StateFault::Disk(sectors)),
             _ => Err(StateFault::Own),
+        }
+    }
+
+    fn resume(&mut self, features: u64, state: &DeviceState, io: &mut Io<'_>) {
+        self.activate(features, io);
+        if *state == DeviceState::StandIn {
+            // The driver learns how long the disk is. What it believes meanwhile is more.
+            io.irq.config();
         }
     }
 

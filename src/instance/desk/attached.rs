@@ -72,6 +72,7 @@ impl Attached {
             version: VERSION,
             started: 0,
             ready: 0,
+            running: None,
         }));
         attached.flush();
         attached

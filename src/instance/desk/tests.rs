@@ -29,7 +29,7 @@ impl Room {
         Self {
             _folder: folder,
             found,
-            desk: Some(Desk::open(claim, true).expect("a desk")),
+            desk: Some(Desk::open(claim, true, Described::default()).expect("a desk")),
         }
     }
 

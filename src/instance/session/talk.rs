@@ -2,17 +2,21 @@
 //! The session's state and its loop, the operator's side and the machine's.
 
 mod agent;
-
 mod aside;
+mod reborn;
+mod saving;
 
 use super::company::Company;
 use super::streams::{Input, Output, Written};
-use super::{Event, How, Limits, Machine, Outcome, Session, SessionError, Signals};
+use super::{
+    Event, How, Limits, Machine, Opening, Outcome, Session, SessionError, Signals, Streams,
+};
 use crate::control::{End, Report, Request};
-use husk_protocol::{ByteQueue, Decoder, MAX_CHUNK, Message, SendWindow, Size, Stream};
+use husk_protocol::{ByteQueue, Decoder, MAX_CHUNK, Message, SendWindow, Size, Step, Stream};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use saving::Saves;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
@@ -28,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Stage {
     /// The agent was not heard yet.
     Boot,
+    /// A restored machine takes its identity, step by step.
+    Reborn,
     Run,
     /// The agent hung up; the machine may be about to say why.
     Lost,
@@ -68,8 +74,15 @@ pub struct Talk<'a> {
     on_event: &'a mut dyn FnMut(Event),
     stage: Stage,
     deadline: Option<Instant>,
-    /// The `Start` frame, until the agent is up; empty if it went before.
+    /// The frame of the opening, until the agent is up; empty if it went before.
     greeting: Vec<u8>,
+    /// Whether the machine was restored with its process.
+    reborn: bool,
+    /// Until it is known what kind of streams the process has.
+    streams: Option<Streams>,
+    /// Those of a new identity that the agent has not acknowledged.
+    steps: &'static [Step],
+    saves: Saves,
     /// The agent was heard.
     greeted: bool,
     agent_alive: bool,
@@ -103,35 +116,27 @@ impl<'a> Talk<'a> {
         session: Session<'a>,
         on_event: &'a mut dyn FnMut(Event),
     ) -> Result<Self, SessionError> {
-        let Session { start, streams, .. } = session;
-        let terminal = start.terminal.is_some();
-        let stream = if terminal {
-            Stream::Terminal
-        } else {
-            Stream::Stdin
+        let Session {
+            opening, streams, ..
+        } = session;
+        let wants_kernel_log = matches!(&opening, Opening::Start(start) if start.kernel_log);
+        let reborn = matches!(opening, Opening::Reborn(_));
+        let steps = reborn::steps(&opening);
+        let own = match &opening {
+            Opening::Start(start) => Some((start.terminal.is_some(), start.stdin)),
+            // Its agent says what it has.
+            Opening::Reborn(_) => None,
         };
-        let input = streams.stdin.filter(|_| start.stdin);
-        let aside = start.stdin && input.is_none() && session.company.is_some();
-        let outputs = if terminal {
-            vec![Output::new(Stream::Terminal, streams.stdout)]
-        } else {
-            vec![
-                Output::new(Stream::Stdout, streams.stdout),
-                Output::new(Stream::Stderr, streams.stderr),
-            ]
-        };
-        let wants_kernel_log = start.kernel_log;
         let mut greeting = Vec::new();
         if !session.greeted {
-            Message::Start(start)
-                .encode(&mut greeting)
-                .map_err(|_| SessionError::TooLong)?;
+            let encoded = opening.message().encode(&mut greeting);
+            encoded.map_err(|_| SessionError::TooLong)?;
         }
-        Ok(Self {
+        let mut talk = Self {
             agent: session.agent,
             machine: session.machine,
             company: session.company,
-            aside: aside.then(|| (stream, SendWindow::new())),
+            aside: None,
             patience: None,
             detachable: session.detachable,
             half_detached: false,
@@ -142,6 +147,10 @@ impl<'a> Talk<'a> {
             stage: Stage::Boot,
             deadline: Instant::now().checked_add(session.limits.agent),
             greeting,
+            reborn,
+            streams: None,
+            steps,
+            saves: Saves::default(),
             greeted: false,
             agent_alive: true,
             machine_alive: session.machine.is_some(),
@@ -151,14 +160,38 @@ impl<'a> Talk<'a> {
             asked_to_end: false,
             decoder: Decoder::new(),
             out: ByteQueue::new(),
-            input: input.map(|fd| Input::new(stream, fd)),
-            outputs,
+            input: None,
+            outputs: Vec::new(),
             scratch: Box::new([0; MAX_CHUNK]),
             console: String::new(),
             end: None,
             unwritten: None,
             verdict: None,
-        })
+        };
+        match own {
+            Some((terminal, stdin)) => talk.join(streams, terminal, stdin),
+            None => talk.streams = Some(streams),
+        }
+        Ok(talk)
+    }
+
+    /// Joins the operator's streams to the process's.
+    fn join(&mut self, streams: Streams, terminal: bool, stdin: bool) {
+        let stream = match terminal {
+            true => Stream::Terminal,
+            false => Stream::Stdin,
+        };
+        let input = streams.stdin.filter(|_| stdin);
+        let aside = stdin && input.is_none() && self.company.is_some();
+        self.aside = aside.then(|| (stream, SendWindow::new()));
+        self.input = input.map(|fd| Input::new(stream, fd));
+        self.outputs = match terminal {
+            true => vec![Output::new(Stream::Terminal, streams.stdout)],
+            false => vec![
+                Output::new(Stream::Stdout, streams.stdout),
+                Output::new(Stream::Stderr, streams.stderr),
+            ],
+        };
     }
 
     pub fn run(mut self) -> Result<Outcome, SessionError> {
@@ -186,7 +219,15 @@ impl<'a> Talk<'a> {
             if self.patience.is_some_and(|p| p.until <= Instant::now()) {
                 self.lose_patience();
             }
+            if self
+                .saves
+                .until()
+                .is_some_and(|until| until <= Instant::now())
+            {
+                self.give_up_saving();
+            }
         }
+        self.end_saving();
         let how = self.verdict.unwrap_or(Err(SessionError::MachineLost))?;
         Ok(Outcome {
             how,
@@ -243,7 +284,11 @@ impl<'a> Talk<'a> {
 
     /// Rounded up, so that a wait that ends has reached its deadline.
     fn timeout(&self) -> PollTimeout {
-        let times = [self.deadline, self.patience.map(|patience| patience.until)];
+        let times = [
+            self.deadline,
+            self.patience.map(|patience| patience.until),
+            self.saves.until(),
+        ];
         let Some(deadline) = times.into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
@@ -263,6 +308,7 @@ impl<'a> Talk<'a> {
                 let console = String::new();
                 self.fail(SessionError::NoAgent { limit, console });
             }
+            Stage::Reborn => self.lose_rebirth(),
             Stage::Lost => self.fail(SessionError::AgentLost {
                 console: String::new(),
             }),
@@ -401,9 +447,9 @@ impl<'a> Talk<'a> {
         };
         self.note(Event::Report(report.clone()));
         match report {
+            Report::Captured { paused } => self.captured(paused),
+            Report::Saved { problem } => self.saved(problem),
             Report::Mark { .. }
-            | Report::Captured { .. }
-            | Report::Saved { .. }
             | Report::Note { .. }
             | Report::Kernel(_)
             | Report::Counted(_)

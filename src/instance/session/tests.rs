@@ -5,6 +5,7 @@
 mod further;
 mod harness;
 mod hostile;
+mod saving;
 
 use super::{Event, How, SessionError};
 use crate::control::{End, Report};

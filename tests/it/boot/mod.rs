@@ -27,6 +27,7 @@ mod rings;
 mod shapes;
 mod shares;
 mod signals;
+mod snapshots;
 mod stock;
 mod streams;
 mod templates;

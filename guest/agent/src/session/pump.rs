@@ -52,6 +52,11 @@ impl Input {
         Ok(())
     }
 
+    /// What is here still goes to the process; of more, a whole window may come.
+    pub fn begin_anew(&mut self) {
+        self.window = ReceiveWindow::new();
+    }
+
     /// The host has no more. A pipe is closed when it took everything; a terminal cannot
     /// be, so its end of file is typed.
     pub fn end(&mut self) {

@@ -33,6 +33,8 @@ pub struct Plan<'a> {
     pub terminal: bool,
     /// `None` stays who we are.
     pub identity: Option<&'a Identity>,
+    /// The folder of the control group it begins in, if it is not ours.
+    pub cgroup: Option<&'a Fd>,
 }
 
 /// Where a child failed.
@@ -72,11 +74,26 @@ pub fn spawn(plan: &Plan<'_>) -> Result<u32, (Step, Errno)> {
     };
     let mut stack = vec![0u8; STACK];
     // The ABI wants the stack 16-byte aligned at a call.
-    let top = (stack.as_mut_ptr().expose_provenance() + STACK) & !15;
-    // SAFETY: `top` is the end of memory nobody else uses, `child` outlives the child's
+    let bottom = (stack.as_mut_ptr().expose_provenance() + 15) & !15;
+    let size = STACK - 32;
+    let own: *mut Child<'_> = (&raw mut child).cast();
+    // SAFETY: `bottom` and `size` are memory nobody else uses, `child` outlives the child's
     // use of it because CLONE_VFORK holds us here until it executed or ended, and
     // `child_main` never returns.
-    let result = unsafe { clone(top, (&raw mut child).cast()) };
+    let alone = || unsafe { clone(bottom + size, own) };
+    let result = match plan.cgroup {
+        Some(group) => {
+            // SAFETY: as above; what fails has made no child.
+            let result = unsafe { clone_into(bottom, size, group, own) };
+            match result {
+                // A kernel of before 5.7, or a group that programs of the image have made one
+                // of groups only (no internal process, cgroup-v2.rst): it begins where we are.
+                Err(errno) if NO_GROUP.iter().any(|code| errno.is(*code)) => alone(),
+                result => result,
+            }
+        }
+        None => alone(),
+    };
     // SAFETY: `child` is alive; the read is volatile because the writer was another process.
     let failure = unsafe { ptr::read_volatile(&raw const child.failure) };
     let pid = result.map_err(|errno| (Step::Clone, errno))?;
@@ -90,11 +107,58 @@ pub fn spawn(plan: &Plan<'_>) -> Result<u32, (Step, Errno)> {
     }
 }
 
+/// Why no process can begin in a group, although one could begin elsewhere.
+const NO_GROUP: [c_int; 5] = [
+    libc::ENOSYS,
+    libc::E2BIG,
+    libc::EINVAL,
+    libc::EBUSY,
+    libc::EOPNOTSUPP,
+];
+
 /// # Safety
 /// `top` must be the aligned end of writable memory that is nobody else's until this
 /// returns; `child` must point to a `Child` that nobody else uses meanwhile.
 unsafe fn clone(top: usize, child: *mut Child<'_>) -> super::Result<usize> {
     let flags = word(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD);
+    // SAFETY: the caller's promise; the child runs on the stack that ends at `top`.
+    unsafe { divide(libc::SYS_clone, flags, top, child) }
+}
+
+/// The same, into a control group.
+///
+/// # Safety
+/// As of `clone`, of the `size` bytes at `bottom`, both aligned.
+unsafe fn clone_into(
+    bottom: usize,
+    size: usize,
+    group: &Fd,
+    child: *mut Child<'_>,
+) -> super::Result<usize> {
+    /// CLONE_INTO_CGROUP of linux/sched.h.
+    const INTO_GROUP: usize = 0x2_0000_0000;
+    let flags = word(libc::CLONE_VM | libc::CLONE_VFORK) | INTO_GROUP;
+    // struct clone_args, up to its field `cgroup`.
+    let mut args = [0usize; 11];
+    args[0] = flags;
+    args[4] = word(libc::SIGCHLD);
+    args[5] = bottom;
+    args[6] = size;
+    args[10] = word(group.0);
+    let pointer = args.as_ptr().expose_provenance();
+    // SAFETY: the caller's promise; the kernel reads as many bytes as it is told there are.
+    unsafe { divide(libc::SYS_clone3, pointer, size_of_val(&args), child) }
+}
+
+/// # Safety
+/// `number` and its two arguments must be a call that makes a process which shares our memory
+/// and suspends us, on a stack of its own; `child` as in `clone`.
+unsafe fn divide(
+    number: c_long,
+    first: usize,
+    second: usize,
+    child: *mut Child<'_>,
+) -> super::Result<usize> {
     let result: isize;
     // SAFETY: the parent continues after the label with its registers as they were but
     // for rax, rcx and r11. The child has its own stack and never comes back here.
@@ -108,8 +172,8 @@ unsafe fn clone(top: usize, child: *mut Child<'_>) -> super::Result<usize> {
             "call r12",
             "ud2",
             "2:",
-            inlateout("rax") libc::SYS_clone as isize => result,
-            in("rdi") flags, in("rsi") top, in("rdx") 0, in("r10") 0, in("r8") 0,
+            inlateout("rax") number as isize => result,
+            in("rdi") first, in("rsi") second, in("rdx") 0, in("r10") 0, in("r8") 0,
             in("r12") child_main as extern "C" fn(*mut Child<'static>) -> !,
             in("r13") child,
             lateout("rcx") _, lateout("r11") _,

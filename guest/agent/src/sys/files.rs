@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Calls on files by path, for the agent's own programs.
 
-use super::{Fd, Result, at, call, plain, word};
+use super::{Fd, Result, at, call, descriptor, plain, word};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ffi::CStr;
@@ -122,4 +122,35 @@ pub fn set_time(path: &CStr, seconds: u64) -> Result<()> {
     ];
     // SAFETY: the kernel reads a path and two struct timespec, four 64-bit words.
     unsafe { call(libc::SYS_utimensat, args) }.map(drop)
+}
+
+/// Opens a path below an open directory, without following it to anything else.
+pub fn open_at(directory: &Fd, path: &CStr, flags: core::ffi::c_int) -> Result<Fd> {
+    let flags = word(flags | libc::O_CLOEXEC | libc::O_NOFOLLOW);
+    let args = [word(directory.number()), at(path), flags, 0, 0, 0];
+    // SAFETY: the kernel reads one path.
+    unsafe { call(libc::SYS_openat, args) }.map(descriptor)
+}
+
+pub fn make_directory_at(directory: &Fd, path: &CStr) -> Result<()> {
+    let args = [word(directory.number()), at(path), 0o755, 0, 0, 0];
+    // SAFETY: the kernel reads one path.
+    unsafe { call(libc::SYS_mkdirat, args) }.map(drop)
+}
+
+/// Puts one file in the place of another, at once.
+pub fn rename(from: &CStr, to: &CStr) -> Result<()> {
+    // SAFETY: the kernel reads two NUL-terminated strings.
+    unsafe { call(libc::SYS_rename, [at(from), at(to), 0, 0, 0, 0]) }.map(drop)
+}
+
+/// What a file of a control group, or another of the kernel's small ones, says.
+pub fn read_small(file: &Fd) -> Result<Vec<u8>> {
+    let mut buffer = vec![0; 4096];
+    let pointer = buffer.as_mut_ptr().expose_provenance();
+    let args = [word(file.number()), pointer, buffer.len(), 0, 0, 0];
+    // SAFETY: the kernel writes at most `len` bytes, from the file's beginning.
+    let n = unsafe { call(libc::SYS_pread64, args) }?;
+    buffer.truncate(n);
+    Ok(buffer)
 }

@@ -42,7 +42,8 @@ impl Talk<'_> {
             self.verdict.get_or_insert(Err(lost));
             return self.enter(Stage::Over, None);
         }
-        if self.verdict.is_none() && matches!(self.stage, Stage::Boot | Stage::Run) {
+        if self.verdict.is_none() && matches!(self.stage, Stage::Boot | Stage::Reborn | Stage::Run)
+        {
             self.enter(Stage::Lost, Some(PATIENCE));
         }
     }
@@ -91,20 +92,29 @@ impl Talk<'_> {
                 if hello.version != VERSION {
                     return Err(SessionError::Version(hello.version));
                 }
+                self.meet(hello.running)?;
                 self.note(Event::AgentUp(hello));
                 self.greeted = true;
+                self.begin();
                 self.out.push(&std::mem::take(&mut self.greeting));
-                if self.stage == Stage::Boot {
-                    self.enter(Stage::Run, None);
-                }
             }
             // Anything before the greeting is out of order.
             _ if !self.greeted => return Err(broken(Malformed::Order)),
-            Message::Started { pid } if !self.started => {
+            Message::Step { which, problem } if !self.started => self.stepped(which, problem)?,
+            Message::Started { pid } if !self.started && self.steps.is_empty() => {
                 self.started = true;
+                if self.stage == Stage::Reborn {
+                    self.enter(Stage::Run, None);
+                }
                 self.note(Event::Started { pid });
             }
-            Message::Failed(failure) if !self.started => {
+            // Nothing of it may run.
+            Message::Data { .. } if self.stage == Stage::Reborn => {
+                return Err(broken(Malformed::Order));
+            }
+            Message::Frozen if self.is_asked_to_freeze() => self.frozen(),
+            Message::Unfrozen { reason } if self.is_asked_to_freeze() => self.unfrozen(&reason),
+            Message::Failed(failure) if !self.started && !self.reborn => {
                 self.conclude(Err(SessionError::Command(failure)));
                 self.shut_down();
             }
@@ -135,7 +145,7 @@ impl Talk<'_> {
                 self.aside = None;
                 self.conclude(Ok(How::Exited(exit)));
                 if self.wants_kernel_log {
-                    self.enter(Stage::Shutdown, Some(self.limits.shutdown));
+                    self.enter(Stage::Shutdown, Some(self.limits.shutdown.max(PATIENCE)));
                 } else {
                     self.shut_down();
                 }
@@ -169,6 +179,10 @@ impl Talk<'_> {
     fn shut_down(&mut self) {
         if self.machine.is_none() {
             return self.enter(Stage::Over, None);
+        }
+        // Nothing of it is to be made consistent.
+        if self.limits.shutdown.is_zero() {
+            return self.stop();
         }
         self.tell(&Message::Shutdown);
         if matches!(self.stage, Stage::Run | Stage::Shutdown) {

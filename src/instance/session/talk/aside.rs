@@ -29,6 +29,9 @@ impl Talk<'_> {
     fn grant(&mut self, wish: Wish) {
         match wish {
             Wish::Count => self.ask(&Request::Count),
+            Wish::Save(order) => self.save(order),
+            Wish::Resume => self.resume(),
+            Wish::End => self.kill(9),
             Wish::Resize(size) => self.tell(&Message::Resize(size)),
             // A signal before there is a process has nobody to go to; one that would end it
             // ends the machine.
@@ -73,7 +76,7 @@ impl Talk<'_> {
         self.wait_for_end(PATIENCE, patience.signal, true);
     }
 
-    fn kill(&mut self, signal: u8) {
+    pub(super) fn kill(&mut self, signal: u8) {
         self.verdict.get_or_insert(Ok(How::Killed { signal }));
         if self.stage != Stage::Over && self.stage != Stage::Stop {
             self.stop();

@@ -59,7 +59,7 @@ fn against(
     let (quiet, _keep) = std::io::pipe().unwrap();
     let session = Session {
         agent: ours,
-        start: Start::default(),
+        opening: Start::default().into(),
         greeted: false,
         streams: Streams {
             stdin: None,
@@ -99,6 +99,7 @@ fn hello() -> Message<'static> {
         version: VERSION,
         started: 0,
         ready: 0,
+        running: None,
     })
 }
 
@@ -143,6 +144,7 @@ fn an_agent_that_breaks_the_protocol_ends_it_too() {
         version: VERSION - 1,
         started: 0,
         ready: 0,
+        running: None,
     });
     let (result, _) = against(frames(&[old]), vec![], false);
     assert!(

@@ -2,17 +2,20 @@
 //! A machine whose guest is a process of the host, and everything around `drive`.
 
 use super::super::{
-    Event, How, Limits, Machine, Outcome, Session, SessionError, Signals, Streams, drive,
+    Company, Event, How, Limits, Machine, Opening, Outcome, Saved, Session, SessionError, Signals,
+    Streams, Wish, drive,
 };
 use crate::control::{Counted, End, MAX_MESSAGE, Report, Request};
-use husk_protocol::{Size, Start};
+use husk_protocol::{Size, Start, Stream};
+use nix::poll::PollFlags;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -41,6 +44,11 @@ impl Machine for Control {
         let text = serde_json::to_vec(request)?;
         send(self.0.as_raw_fd(), &text, MsgFlags::MSG_NOSIGNAL)?;
         Ok(())
+    }
+
+    fn save(&self, request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<()> {
+        assert_eq!(files.len(), 2);
+        self.send(request)
     }
 
     fn recv(&self) -> io::Result<Option<Report>> {
@@ -80,6 +88,43 @@ impl Signals for SignalPipe {
 struct Seen {
     events: Vec<Event>,
     stdout: Vec<u8>,
+    /// What the machine was asked for, but for its end and its console.
+    requests: Vec<Request>,
+}
+
+/// Company whose wishes the test has.
+struct Wishing {
+    bell: PipeReader,
+    wishes: Arc<Mutex<VecDeque<Wish>>>,
+}
+
+impl Company for Wishing {
+    fn watched(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        vec![(self.bell.as_fd(), PollFlags::POLLIN)]
+    }
+
+    fn ready(&mut self, places: &[usize]) {
+        // Once for each wish; the test lets go of its end when it has no more.
+        if !places.is_empty() {
+            let _ = self.bell.read(&mut [0]);
+        }
+    }
+
+    fn next_wish(&mut self) -> Option<Wish> {
+        self.wishes.lock().unwrap().pop_front()
+    }
+
+    fn input(&mut self, _most: usize) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn input_ended(&self) -> bool {
+        false
+    }
+
+    fn heard(&mut self, _stream: Stream, _bytes: &[u8]) {}
+
+    fn told(&mut self, _event: &Event) {}
 }
 
 type Shared<T> = Arc<(Mutex<T>, Condvar)>;
@@ -112,7 +157,12 @@ pub struct FakeMachine {
 
 impl FakeMachine {
     /// A machine whose guest is `child`, or one in which nothing happens.
-    fn start(socket: OwnedFd, child: Option<Child>) -> Self {
+    fn start(
+        socket: OwnedFd,
+        child: Option<Child>,
+        saves: Vec<Report>,
+        seen: Shared<Seen>,
+    ) -> Self {
         let socket = Arc::new(socket);
         let stopped = Arc::new(Mutex::new(false));
         let child = child.map(|child| Arc::new(Mutex::new(child)));
@@ -132,23 +182,32 @@ impl FakeMachine {
             });
         }
         let machine = Self { socket, child };
-        machine.answer(stopped);
+        machine.answer(stopped, saves, seen);
         machine
     }
 
-    fn answer(&self, stopped: Arc<Mutex<bool>>) {
+    fn answer(&self, stopped: Arc<Mutex<bool>>, saves: Vec<Report>, seen: Shared<Seen>) {
         let (socket, child) = (self.socket.clone(), self.child.clone());
         thread::spawn(move || {
             let mut buffer = vec![0; MAX_MESSAGE];
             while let Ok(n @ 1..) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                match serde_json::from_slice(&buffer[..n]).unwrap() {
+                let request: Request = serde_json::from_slice(&buffer[..n]).unwrap();
+                let noted = matches!(
+                    request,
+                    Request::Save { .. } | Request::Resume | Request::Release
+                );
+                if noted {
+                    change(&seen, |seen| seen.requests.push(request.clone()));
+                }
+                match request {
                     Request::Console => report(
                         &socket,
                         &Report::Console {
                             tail: "the last line".into(),
                         },
                     ),
-                    Request::Save { .. } | Request::Release => panic!("a session saves nothing"),
+                    Request::Save { .. } => saves.iter().for_each(|said| report(&socket, said)),
+                    Request::Resume | Request::Release => {}
                     Request::Count => report(&socket, &Report::Counted(Counted::default())),
                     Request::Stop => {
                         *stopped.lock().unwrap() = true;
@@ -171,12 +230,14 @@ fn report(socket: &OwnedFd, report: &Report) {
 
 /// A session about to be run.
 pub struct Bench {
-    start: Start,
+    opening: Opening,
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stdout_reader: Option<File>,
     held: bool,
     pub limits: Limits,
+    /// What the machine says when it is to be saved.
+    pub saves: Vec<Report>,
 }
 
 /// A session while it runs.
@@ -187,6 +248,8 @@ pub struct Running {
     machine: FakeMachine,
     stdout_probe: Option<OwnedFd>,
     held: Shared<bool>,
+    bell: PipeWriter,
+    wishes: Arc<Mutex<VecDeque<Wish>>>,
 }
 
 /// A session that is over.
@@ -197,6 +260,7 @@ pub struct Ran {
     pub stderr: Vec<u8>,
     pub events: Vec<Event>,
     pub took: Duration,
+    pub requests: Vec<Request>,
 }
 
 impl Ran {
@@ -210,10 +274,14 @@ impl Ran {
 }
 
 impl Bench {
-    pub fn new(start: Start) -> Self {
+    pub fn new(opening: impl Into<Opening>) -> Self {
         let (reader, writer) = io::pipe().unwrap();
         Self {
-            start,
+            opening: opening.into(),
+            saves: vec![
+                Report::Captured { paused: 7 },
+                Report::Saved { problem: None },
+            ],
             stdin: None,
             stdout: Some(writer.into()),
             stdout_reader: Some(OwnedFd::from(reader).into()),
@@ -226,7 +294,9 @@ impl Bench {
     }
 
     pub fn stdin(&mut self, fd: OwnedFd) {
-        self.start.stdin = true;
+        if let Opening::Start(start) = &mut self.opening {
+            start.stdin = true;
+        }
         self.stdin = Some(fd);
     }
 
@@ -286,14 +356,23 @@ impl Bench {
         let (err_reader, err_writer) = io::pipe().unwrap();
         let stdout = self.stdout.unwrap();
         let probe = self.held.then(|| stdout.try_clone().unwrap());
+        let (bell, ring) = io::pipe().unwrap();
+        let wishes = Arc::<Mutex<VecDeque<Wish>>>::default();
+        let mut company = Wishing {
+            bell,
+            wishes: wishes.clone(),
+        };
+        let seen = Shared::default();
         let running = Running {
-            seen: Shared::default(),
+            seen: seen.clone(),
+            bell: ring,
+            wishes,
             window: Arc::new(Mutex::new(Size {
                 columns: 0,
                 rows: 0,
             })),
             signals: signal_writer,
-            machine: FakeMachine::start(theirs, child),
+            machine: FakeMachine::start(theirs, child, self.saves, seen),
             stdout_probe: probe,
             held: Arc::new((Mutex::new(self.held), Condvar::new())),
         };
@@ -304,18 +383,18 @@ impl Bench {
             stdout: Some(stdout),
             stderr: Some(err_writer.into()),
         };
-        let (start, limits) = (self.start, self.limits);
+        let (opening, limits) = (self.opening, self.limits);
         let (seen, window) = (running.seen.clone(), running.window.clone());
         let began = Instant::now();
         let session = thread::spawn(move || {
             drive(
                 Session {
                     agent,
-                    start,
+                    opening,
                     greeted: false,
                     streams,
                     machine: Some(&Control(ours)),
-                    company: None,
+                    company: Some(&mut company),
                     detachable: false,
                     signals: &SignalPipe(signal_reader),
                     limits,
@@ -340,7 +419,43 @@ impl Bench {
             stderr,
             events: std::mem::take(&mut seen.events),
             took,
+            requests: std::mem::take(&mut seen.requests),
         }
+    }
+}
+
+/// An agent that outlives its connection to the host, as in a machine that is saved and goes
+/// on elsewhere: it can be called again.
+pub struct Lasting {
+    pub child: Child,
+    pub link: UnixStream,
+    calls: UnixListener,
+    folder: tempfile::TempDir,
+}
+
+impl Lasting {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let calls = UnixListener::bind(folder.path().join("calls")).unwrap();
+        let (link, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new("env")
+            .args(["--default-signal", env!("HUSK_AGENT")])
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(OwnedFd::from(calls.try_clone().unwrap())))
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            link,
+            calls,
+            folder,
+        }
+    }
+
+    /// The connection its agent makes when it lost the one before.
+    pub fn call(&self) -> UnixStream {
+        assert!(self.calls.local_addr().is_ok());
+        UnixStream::connect(self.folder.path().join("calls")).unwrap()
     }
 }
 
@@ -374,6 +489,24 @@ impl Running {
                 Event::Started { pid } => Some(*pid),
                 _ => None,
             })
+        })
+    }
+
+    /// The company's.
+    pub fn wish(&self, wish: Wish) {
+        self.wishes.lock().unwrap().push_back(wish);
+        (&self.bell).write_all(&[0]).unwrap();
+    }
+
+    /// Until so many snapshots came to something; what it was.
+    pub fn wait_for_saved(&self, count: usize) -> Vec<Result<Saved, String>> {
+        wait_until(&self.seen, |seen| {
+            let saved = seen.events.iter().filter_map(|event| match event {
+                Event::Saved(outcome) => Some(outcome.clone()),
+                _ => None,
+            });
+            let saved: Vec<_> = saved.collect();
+            (saved.len() >= count).then_some(saved)
         })
     }
 

@@ -14,6 +14,7 @@ const HELLO: Message<'_> = Message::Hello(Hello {
     version: VERSION,
     started: 1,
     ready: 2,
+    running: None,
 });
 
 /// Runs a session against an agent that says just this, and then stays silent.
@@ -73,6 +74,7 @@ fn another_version_is_refused() {
         version: VERSION + 1,
         started: 0,
         ready: 0,
+        running: None,
     })]);
     let error = ran.result.unwrap_err();
     assert!(matches!(error, SessionError::Version(v) if v == VERSION + 1));

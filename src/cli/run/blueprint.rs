@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a machine is, beyond what it was saved with: kept beside its state in a snapshot, so
+//! that it can be put together again. Plain data, which may come from another host and lie.
+
+use super::RunRequest;
+use crate::cli::output::Problem;
+use crate::image::RootFs;
+use crate::instance::record::Record;
+use crate::snapshot::Parent;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// A machine of `husk run`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Blueprint {
+    /// What was asked for; every port that is published is there.
+    pub request: RunRequest,
+    /// What was written down of it.
+    pub record: Record,
+    pub root: RootId,
+    /// The snapshot it went on from, of those that have a name.
+    pub parent: Option<Parent>,
+}
+
+/// Which root it has. A guest that goes on knows its root's blocks: it must be the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootId {
+    /// An image husk made, by its name in the cache: a digest of what it was made from.
+    Made { name: String, length: u64 },
+    /// A file of the operator's own.
+    File {
+        path: PathBuf,
+        length: u64,
+        /// When it was last changed: seconds and nanoseconds since 1970.
+        changed: (i64, i64),
+    },
+}
+
+impl RootId {
+    pub fn of(root: &RootFs, cache: &Path) -> Result<Self, Problem> {
+        let meta = root
+            .file
+            .metadata()
+            .map_err(|error| unread(&root.path, &error))?;
+        let made = root.path.parent() == Some(&made(cache));
+        match root.path.file_name().and_then(|name| name.to_str()) {
+            Some(name) if made => Ok(Self::Made {
+                name: name.to_owned(),
+                length: meta.len(),
+            }),
+            _ => Ok(Self::File {
+                path: std::path::absolute(&root.path)
+                    .map_err(|error| unread(&root.path, &error))?,
+                length: meta.len(),
+                changed: (meta.mtime(), meta.mtime_nsec()),
+            }),
+        }
+    }
+
+    /// The root again, if it is still there and the same. `again` makes the image anew where
+    /// the cache has let go of it.
+    pub fn open(
+        &self,
+        cache: &Path,
+        again: impl FnOnce() -> Result<RootFs, Problem>,
+    ) -> Result<(File, PathBuf), Problem> {
+        match self {
+            Self::Made { name, length } => {
+                // A name, and nothing else: whoever wrote it may have meant another file.
+                let is_name = name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'.');
+                let path = made(cache).join(name);
+                if let Some(file) = File::open(&path).ok().filter(|_| is_name) {
+                    let found = file.metadata().map_err(|error| unread(&path, &error))?;
+                    if found.is_file() && found.len() == *length {
+                        return Ok((file, path));
+                    }
+                }
+                let root = again()?;
+                match Self::of(&root, cache)? == *self {
+                    true => Ok((root.file, root.path)),
+                    false => Err(Problem::new(
+                        "the image is another one than when the machine was saved",
+                    )
+                    .hint("what it was saved with is not in the cache any more")),
+                }
+            }
+            Self::File {
+                path,
+                length,
+                changed,
+            } => {
+                let file = File::open(path).map_err(|error| unread(path, &error))?;
+                let meta = file.metadata().map_err(|error| unread(path, &error))?;
+                match meta.len() == *length && (meta.mtime(), meta.mtime_nsec()) == *changed {
+                    true => Ok((file, path.clone())),
+                    false => Err(Problem::new(format!(
+                        "the root, {}, was changed since the machine was saved",
+                        path.display()
+                    ))),
+                }
+            }
+        }
+    }
+}
+
+fn unread(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(format!("cannot open the root, {}", path.display())).because(error)
+}
+
+/// Where husk keeps the images it made.
+fn made(cache: &Path) -> PathBuf {
+    cache.join("images")
+}
