@@ -12,13 +12,13 @@ use std::collections::BTreeSet;
 const COUNTS: &str = "i=0; echo began; while :; do i=$((i+1)); echo count $i; sleep 0.2; done";
 
 /// Snapshots of a test, in a folder of its own.
-struct Kept {
+pub(super) struct Kept {
     daily: Daily,
     data: tempfile::TempDir,
 }
 
 impl Kept {
-    fn find() -> Option<Self> {
+    pub(super) fn find() -> Option<Self> {
         Some(Self {
             daily: Daily::find()?,
             data: tempfile::tempdir().expect("a folder"),
@@ -31,26 +31,26 @@ impl Kept {
         command
     }
 
-    fn husk(&self, words: &[&str]) -> crate::support::Outcome {
+    pub(super) fn husk(&self, words: &[&str]) -> crate::support::Outcome {
         crate::support::finish(&mut self.command(words))
     }
 
     /// What it says; it must do what it is asked.
     #[track_caller]
-    fn does(&self, words: &[&str]) -> String {
+    pub(super) fn does(&self, words: &[&str]) -> String {
         let outcome = self.husk(words);
         assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{outcome:?}");
         outcome.stdout
     }
 
     #[track_caller]
-    fn detach(&self, options: &[&str], script: &str) -> String {
+    pub(super) fn detach(&self, options: &[&str], script: &str) -> String {
         let words = self.daily.words(&[&["-d"], options].concat(), script);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.does(&words).trim_end().to_owned()
     }
 
-    fn log(&self, machine: &str) -> String {
+    pub(super) fn log(&self, machine: &str) -> String {
         self.husk(&["logs", machine]).stdout
     }
 
@@ -65,7 +65,7 @@ impl Kept {
     }
 
     #[track_caller]
-    fn goes_on(&self, machine: &str) {
+    pub(super) fn goes_on(&self, machine: &str) {
         let before = self.count(machine);
         assert!(
             eventually(|| self.count(machine) > before + 2),
