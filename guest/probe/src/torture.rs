@@ -144,7 +144,13 @@ fn turns(shared: &Shared, place: usize, count: usize) -> Result<u64, String> {
             let (next, result) = waited.map_err(|_| "a lock is broken")?;
             turn = next;
             if result.timed_out() && *turn != place {
-                return Err(format!("the turn of thread {place} never came"));
+                let (turn, spun) = (*turn, shared.spun.load(Ordering::Relaxed));
+                let latest = shared.latest.load(Ordering::Relaxed);
+                return Err(format!(
+                    "the turn of thread {place} never came: it is {turn}'s, after {rounds} of \
+                     its own, {spun} additions and {} ms",
+                    latest / 1_000_000
+                ));
             }
         }
         if shared.over.load(Ordering::Acquire) {
