@@ -65,7 +65,7 @@ impl Kept {
     }
 
     #[track_caller]
-    fn goes_on(&self, machine: &str) {
+    pub(super) fn goes_on(&self, machine: &str) {
         let before = self.count(machine);
         assert!(
             eventually(|| self.count(machine) > before + 2),
