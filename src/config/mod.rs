@@ -56,6 +56,43 @@ pub struct VmConfig {
     pub trace: bool,
 }
 
+impl VmConfig {
+    /// Every descriptor it names. They, and nothing else, are the machine's.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let mut list = vec![self.kvm];
+        match &self.begin {
+            Begin::Boot(boot) => {
+                list.push(boot.kernel.fd);
+                list.extend(boot.initrd.iter().map(|file| file.fd));
+            }
+            Begin::Restore(saved) => {
+                list.push(saved.state.fd);
+                list.extend(saved.hot.iter().chain(&saved.learn).map(|file| file.fd));
+                for layer in &saved.memory {
+                    list.push(layer.file.fd);
+                    list.extend(layer.pages.iter().map(|pages| pages.fd));
+                }
+            }
+        }
+        list.extend(self.drives.iter().map(|drive| drive.file.fd));
+        list.extend(self.shares.iter().map(|share| share.fd));
+        if let Some(vsock) = &self.vsock {
+            list.extend(vsock.listener);
+            list.extend(vsock.host_ports.iter().map(|port| port.fd));
+        }
+        match self.net.as_ref().map(|net| net.link) {
+            Some(net::NetLink::Frames(fd) | net::NetLink::Tap(fd)) => list.push(fd),
+            None => {}
+        }
+        if let Console::Stdio { input, output, .. } = &self.console {
+            list.extend(input);
+            list.push(*output);
+        }
+        list
+    }
+}
+
 /// How a machine comes to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Begin {

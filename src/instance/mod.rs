@@ -14,4 +14,4 @@ mod spawn;
 pub mod template;
 
 pub use place::{Claim, Found, Place, PlaceError};
-pub use spawn::{Control, SpawnError, Spawned, descriptors, spawn, spawn_owner};
+pub use spawn::{Ahead, Control, SpawnError, Spawned, spawn, spawn_owner};

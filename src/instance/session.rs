@@ -52,7 +52,8 @@ pub struct Streams {
 pub struct Limits {
     /// From the call of `drive` to the agent's first message.
     pub agent: Duration,
-    /// From the request to shut down to the machine's end, before it is stopped.
+    /// From the request to shut down to the machine's end, before it is stopped. Zero: its guest
+    /// has nothing left to write, and is not asked.
     pub shutdown: Duration,
 }
 

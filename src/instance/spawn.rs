@@ -2,18 +2,20 @@
 //! Starts the process that runs a guest: this program again, as `husk vmm`, in namespaces
 //! of its own, with the descriptors its configuration names and no others.
 
-use crate::config::net::NetLink;
-use crate::config::{Begin, Console, VmConfig};
+use crate::config::VmConfig;
 use crate::control::{MAX_MESSAGE, Report, Request};
+use crate::sys::descriptors::another;
 use crate::sys::namespaces::{self, Birth, Child};
-use crate::sys::seqpacket::SeqPacket;
+use crate::sys::seqpacket::{MAX_DESCRIPTORS, SeqPacket};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
+use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::thread::{self, JoinHandle};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
@@ -103,21 +105,79 @@ pub(super) fn reap(pidfd: &OwnedFd) -> io::Result<i32> {
 /// Starts the machine `config` describes. Every descriptor it names must be open in this
 /// process, under that number, until this returns.
 pub fn spawn(config: &VmConfig) -> Result<Spawned, SpawnError> {
-    let birth = Part {
+    let (ours, child) = vmm(config.jail, config.descriptors()).start()?;
+    send_config(ours, child, config, &[])
+}
+
+fn vmm(jail: bool, keep: Vec<RawFd>) -> Part {
+    Part {
         verb: "vmm",
-        keep: descriptors(config),
-        namespaces: config.jail,
+        keep,
+        namespaces: jail,
         host_network: false,
         all_ids: false,
-    };
-    let (ours, child) = birth.start()?;
+    }
+}
+
+fn send_config(
+    ours: SeqPacket,
+    child: Child,
+    config: &VmConfig,
+    fds: &[BorrowedFd<'_>],
+) -> Result<Spawned, SpawnError> {
     let text = serde_json::to_vec(config).map_err(|error| SpawnError::Process(error.into()))?;
-    ours.send(&text).map_err(SpawnError::Configuration)?;
+    let sent = match fds {
+        [] => ours.send(&text),
+        fds => ours.send_with(&text, fds),
+    };
+    sent.map_err(SpawnError::Configuration)?;
     Ok(Spawned {
         control: Control(ours),
         pidfd: child.pidfd,
         pid: child.pid,
     })
+}
+
+/// A machine's process that is started while it is still being found out what machine it is to
+/// be: namespaces and execve take milliseconds. Dropped, it ends.
+#[derive(Debug)]
+pub struct Ahead {
+    thread: JoinHandle<Result<(SeqPacket, Child), SpawnError>>,
+    jail: bool,
+}
+
+impl Ahead {
+    /// None: the host has no thread for it. Then `spawn` says what is wrong with it.
+    pub fn start(jail: bool) -> Option<Self> {
+        let thread = without_signals(|| {
+            let thread = thread::Builder::new().name("ahead".to_owned());
+            thread.spawn(move || vmm(jail, Vec::new()).start())
+        });
+        let thread = thread.ok()?;
+        Some(Self { thread, jail })
+    }
+
+    /// As `spawn`.
+    pub fn spawn(self, config: &VmConfig) -> Result<Spawned, SpawnError> {
+        let numbers = config.descriptors();
+        let copies: io::Result<Vec<OwnedFd>> = numbers.into_iter().map(another).collect();
+        let copies = copies.map_err(SpawnError::Process)?;
+        if self.jail != config.jail || copies.len() > MAX_DESCRIPTORS {
+            return spawn(config);
+        }
+        let lost = |_| SpawnError::Process(io::ErrorKind::Other.into());
+        let (ours, child) = self.thread.join().map_err(lost)??;
+        let fds: Vec<BorrowedFd<'_>> = copies.iter().map(AsFd::as_fd).collect();
+        send_config(ours, child, config, &fds)
+    }
+}
+
+/// A thread is born with its parent's mask, and signals are for the main thread.
+pub(super) fn without_signals<T>(act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let result = act();
+    mask.thread_set_mask()?;
+    result
 }
 
 /// A part of a machine that is a process of its own: this program again, as a hidden verb.
@@ -179,38 +239,4 @@ pub fn spawn_owner(arguments: &[CString], keep: &[RawFd]) -> Result<OwnedFd, Spa
 fn program() -> io::Result<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     Ok(open("/proc/self/exe", flags, Mode::empty())?)
-}
-
-/// Every descriptor of the configuration, and nothing else, is the machine's.
-pub fn descriptors(config: &VmConfig) -> Vec<RawFd> {
-    let mut list = vec![config.kvm];
-    match &config.begin {
-        Begin::Boot(boot) => {
-            list.push(boot.kernel.fd);
-            list.extend(boot.initrd.iter().map(|file| file.fd));
-        }
-        Begin::Restore(saved) => {
-            list.push(saved.state.fd);
-            list.extend(saved.hot.iter().chain(&saved.learn).map(|file| file.fd));
-            for layer in &saved.memory {
-                list.push(layer.file.fd);
-                list.extend(layer.pages.iter().map(|pages| pages.fd));
-            }
-        }
-    }
-    list.extend(config.drives.iter().map(|drive| drive.file.fd));
-    list.extend(config.shares.iter().map(|share| share.fd));
-    if let Some(vsock) = &config.vsock {
-        list.extend(vsock.listener);
-        list.extend(vsock.host_ports.iter().map(|port| port.fd));
-    }
-    match config.net.as_ref().map(|net| net.link) {
-        Some(NetLink::Frames(fd) | NetLink::Tap(fd)) => list.push(fd),
-        None => {}
-    }
-    if let Console::Stdio { input, output, .. } = &config.console {
-        list.extend(input);
-        list.push(*output);
-    }
-    list
 }

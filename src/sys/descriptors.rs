@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "a number becomes an owned descriptor")]
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
@@ -19,12 +19,23 @@ pub fn another(fd: RawFd) -> io::Result<OwnedFd> {
 #[derive(Debug, Default)]
 pub struct Inherited {
     taken: BTreeSet<RawFd>,
+    /// What came in a message, by the numbers it had where it came from.
+    received: BTreeMap<RawFd, OwnedFd>,
 }
 
 impl Inherited {
+    /// Notes descriptors that came in a message, under the numbers by which that speaks of
+    /// them. They take the place of what was inherited.
+    pub fn receive(&mut self, numbers: Vec<RawFd>, fds: Vec<OwnedFd>) {
+        self.received.extend(numbers.into_iter().zip(fds));
+    }
+
     /// The open descriptor `fd`, closed at execve from now on. The standard streams cannot be
     /// taken.
     pub fn take(&mut self, fd: RawFd) -> io::Result<OwnedFd> {
+        if let Some(own) = self.received.remove(&fd) {
+            return Ok(own);
+        }
         if fd <= libc::STDERR_FILENO || !self.taken.insert(fd) {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }

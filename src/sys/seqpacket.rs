@@ -15,8 +15,8 @@ use nix::sys::socket::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
-/// Descriptors of one message; the kernel closes what is beyond.
-const MAX_DESCRIPTORS: usize = 4;
+/// Descriptors in one message: the kernel takes no more (SCM_MAX_FD).
+pub const MAX_DESCRIPTORS: usize = 253;
 
 /// One end.
 #[derive(Debug)]

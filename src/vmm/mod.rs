@@ -110,10 +110,14 @@ fn chain(error: &dyn Error) -> String {
 
 /// Returns the exit code, once the machine is at its end and that is told.
 fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<dyn Error>> {
-    let Some(text) = socket.recv(MAX_MESSAGE)? else {
+    let Some((text, fds)) = socket.recv_with(MAX_MESSAGE)? else {
         return Ok(0);
     };
     let config: VmConfig = serde_json::from_slice(&text)?;
+    // One that was started ahead of its machine has inherited none.
+    if !fds.is_empty() {
+        inherited.receive(config.descriptors(), fds);
+    }
     let marks = Arc::new(Marks::new(config.trace));
     marks.mark("machine process up");
     let parts = take_parts(&config, inherited)?;

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Longest time anybody waits for another thread: more, and a wake-up was lost.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 
 #[derive(Default)]
 struct Shared {
@@ -144,7 +144,13 @@ fn turns(shared: &Shared, place: usize, count: usize) -> Result<u64, String> {
             let (next, result) = waited.map_err(|_| "a lock is broken")?;
             turn = next;
             if result.timed_out() && *turn != place {
-                return Err(format!("the turn of thread {place} never came"));
+                let (turn, spun) = (*turn, shared.spun.load(Ordering::Relaxed));
+                let latest = shared.latest.load(Ordering::Relaxed);
+                return Err(format!(
+                    "the turn of thread {place} never came: it is {turn}'s, after {rounds} of \
+                     its own, {spun} additions and {} ms",
+                    latest / 1_000_000
+                ));
             }
         }
         if shared.over.load(Ordering::Acquire) {
@@ -167,7 +173,7 @@ fn clock(shared: &Shared, start: Instant) -> Result<u64, String> {
         }
         shared.latest.fetch_max(now, Ordering::SeqCst);
         if rounds % 64 == 0 {
-            thread::sleep(Duration::from_micros(200));
+            thread::sleep(Duration::from_millis(2));
         }
         rounds += 1;
     }

@@ -143,7 +143,7 @@ pub fn hand_over(request: &RunRequest, parts: Parts) -> anyhow::Result<SeqPacket
         .map(CString::new)
         .collect::<Result<Vec<_>, _>>()?;
     let mut keep = vec![number, parcel.agent, parcel.opening, parcel.report];
-    keep.extend(instance::descriptors(&parcel.config));
+    keep.extend(parcel.config.descriptors());
     keep.extend(parcel.beside.descriptors());
     instance::spawn_owner(&arguments, &keep).context("cannot start the machine's owner")?;
     // The owner gives it back.
@@ -185,7 +185,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
     let agent: OwnedFd = inherited.take(parcel.agent)?;
     let opening = opening_of(inherited.take(parcel.opening)?)?;
     let mut opened = Opened::default();
-    let machine = instance::descriptors(&parcel.config);
+    let machine = parcel.config.descriptors();
     for fd in machine.into_iter().chain(parcel.beside.descriptors()) {
         opened.keep(inherited.take(fd)?);
     }
@@ -197,6 +197,7 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
         config: parcel.config,
         beside: parcel.beside,
         opened,
+        ahead: None,
         blueprint: parcel.blueprint,
     };
     let owned = owner::start(&parcel.place, whole);

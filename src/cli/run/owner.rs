@@ -16,7 +16,7 @@ use crate::instance::session::{
     self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
 };
 use crate::instance::template;
-use crate::instance::{self, Found, Place, PlaceError, Spawned};
+use crate::instance::{self, Ahead, Found, Place, PlaceError, Spawned};
 use crate::sys::descriptors::another;
 use anyhow::Context as _;
 use husk_protocol::Exit;
@@ -104,6 +104,8 @@ pub struct Whole {
     pub record: Record,
     pub config: VmConfig,
     pub beside: beside::Plan,
+    /// Its process, if that was started already.
+    pub ahead: Option<Ahead>,
     /// Holds every descriptor that the others name.
     pub opened: Opened,
     /// What the machine can be made from again, for those who save it.
@@ -118,6 +120,7 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         mut config,
         beside,
         mut opened,
+        ahead,
         blueprint,
     } = whole;
     let log = record.detached;
@@ -149,7 +152,11 @@ pub fn start(place: &Path, whole: Whole) -> Result<Owned, Failure> {
         if let Some(vsock) = &mut config.vsock {
             vsock.listener = Some(opened.keep(listener.into()));
         }
-        let machine = instance::spawn(&config).context("cannot start the machine")?;
+        let machine = match ahead {
+            Some(ahead) => ahead.spawn(&config),
+            None => instance::spawn(&config),
+        };
+        let machine = machine.context("cannot start the machine")?;
         // The guest boots meanwhile.
         if let Err(error) = company.start(&beside) {
             machine.kill();

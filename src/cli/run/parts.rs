@@ -22,6 +22,7 @@ use crate::cli::trace::Waterfall;
 use crate::config::{Begin, Drive, HostFile, VmConfig};
 use crate::image::{self, FsKind, RootFs, Typed};
 use crate::initramfs;
+use crate::instance::Ahead;
 use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::seat::Seat;
@@ -60,6 +61,8 @@ pub struct Parts {
     pub beside: beside::Plan,
     /// Its seat on a private network: given back unless `beside` is started.
     pub seat: Option<Seat>,
+    /// Its process, if that was started already.
+    pub ahead: Option<Ahead>,
     /// What the machine can be made from again.
     pub blueprint: Blueprint,
 }
@@ -69,6 +72,10 @@ pub fn gather(
     printer: &Printer,
     waterfall: &mut Waterfall,
 ) -> Result<Parts, Failure> {
+    let ahead = match request.detach {
+        true => None,
+        false => Ahead::start(request.jail),
+    };
     let mut opened = Opened::default();
     let cache = cache_dir()?;
     let mut bars = Bars::new(printer, request.quiet);
@@ -86,8 +93,6 @@ pub fn gather(
         network: request.network.is_common(),
         timeout: request.timeout,
     };
-    let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
-    let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
@@ -95,6 +100,9 @@ pub fn gather(
     let declared = Declared::of(&root.config, request)?;
     let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
+    // Last: what is wrong with all else is found before a template is made.
+    let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
+    let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;
@@ -139,6 +147,7 @@ pub fn gather(
             shares: equipment.served,
         },
         seat: network.seat,
+        ahead,
         blueprint: Blueprint {
             request: declared.published(request),
             record,

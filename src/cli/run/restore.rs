@@ -168,6 +168,7 @@ pub fn gather(
             shares: equipment.served,
         },
         seat: network.seat,
+        ahead: None,
         blueprint: Blueprint {
             request: request.clone(),
             record,

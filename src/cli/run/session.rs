@@ -57,6 +57,7 @@ pub fn attend(
         record,
         beside,
         seat,
+        ahead,
         blueprint,
     } = parts;
     let streams = guest::streams(request.interactive)?;
@@ -66,6 +67,7 @@ pub fn attend(
         config,
         beside,
         opened,
+        ahead,
         blueprint,
     };
     // From here on it goes with what is beside the machine.

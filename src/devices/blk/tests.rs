@@ -665,3 +665,30 @@ fn the_state_of_another_disk_is_refused() {
         assert_eq!(copy.mmio.restore(&state), Err(StateFault::Own));
     }
 }
+
+#[test]
+fn a_disk_takes_the_place_of_the_one_that_stood_for_it_and_its_driver_learns_its_length() {
+    let stood = Disk::new(1000 * SECTOR, true, 0);
+    let mut state = stood.driver.saved();
+    state.own = DeviceState::StandIn;
+    let with = |read_only| {
+        let other = Disk::new(SECTORS * SECTOR, read_only, 0);
+        let file = other.file.try_clone().expect("dup");
+        let blk = Blk::new(file, read_only, "root", Limits::default(), Choice::Best);
+        let mut copy = stood.driver.copied(Box::new(blk.expect("a disk")));
+        let taken = copy.mmio.restore(&state);
+        copy.settle();
+        (taken, copy.saved())
+    };
+    let (taken, now) = with(true);
+    assert_eq!(taken, Ok(()));
+    assert_eq!(now.generation, state.generation + 1, "the driver is told");
+    let sectors = SECTORS;
+    let read_only = true;
+    assert_eq!(now.own, DeviceState::Disk { sectors, read_only });
+    assert_eq!(
+        with(false).0,
+        Err(StateFault::Own),
+        "it never stood for that"
+    );
+}

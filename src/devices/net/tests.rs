@@ -413,3 +413,23 @@ fn a_card_whose_link_does_less_than_was_agreed_is_refused() {
         Err(StateFault::Features(F_HOST_TSO4))
     );
 }
+
+#[test]
+fn a_card_that_takes_the_place_of_one_that_led_nowhere_speaks_at_once() {
+    let card = Card::new(0);
+    let mut state = card.driver.saved();
+    state.own = DeviceState::StandIn;
+    let (ours, _world) = Frames::pair().expect("sockets");
+    let link = Box::new(Frames::new(ours));
+    let (net, control) = Net::new(link, MAC, 1500, None).expect("timers");
+    assert_eq!(
+        card.driver.copied(Box::new(net)).mmio.restore(&state),
+        Ok(())
+    );
+    assert!(!control.is_mute());
+
+    let (ours, _world) = Frames::pair().expect("sockets");
+    let (net, _) = Net::new(Box::new(Frames::new(ours)), MAC, 1500, None).expect("timers");
+    let copy = card.driver.restored(Box::new(net.standing_in()));
+    assert_eq!(copy.saved().own, DeviceState::StandIn);
+}

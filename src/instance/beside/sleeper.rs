@@ -6,11 +6,10 @@
 
 use super::{Companion, Parting, of_network};
 use crate::config::net::UserNet;
-use crate::instance::spawn::Part;
+use crate::instance::spawn::{Part, without_signals};
 use crate::sys::descriptors::another;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::signal::SigSet;
 use nix::sys::socket::{MsgFlags, recv};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -36,22 +35,20 @@ impl Sleeper {
         };
         let cancel = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let heard = Arc::clone(&cancel);
-        // Signals are for the main thread: a thread is born with its parent's mask.
-        let mask = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)?;
-        let thread = thread::Builder::new()
-            .name("sleeper".to_owned())
-            .spawn(move || {
+        let born = thread::Builder::new().name("sleeper".to_owned());
+        let thread = without_signals(|| {
+            born.spawn(move || {
                 let spoke = wait(&link, &heard).unwrap_or(false);
                 // What fails here, fails as a network whose process ended: the guest is alone.
                 let started = spoke.then(|| Companion::start(part(&net), &net, what));
                 let mut carrier = started?.ok()?;
                 carrier.end = Parting::Unseen;
                 Some(carrier)
-            });
-        mask.thread_set_mask()?;
+            })
+        })?;
         Ok(Self {
             cancel,
-            thread: Some(thread?),
+            thread: Some(thread),
         })
     }
 }

@@ -351,6 +351,22 @@ fn the_kernel_log_comes_after_the_end_and_before_the_shutdown() {
 }
 
 #[test]
+fn a_machine_with_nothing_left_to_write_is_stopped_where_it_stands() {
+    for kernel_log in [false, true] {
+        let mut start = sh("echo out; exit 7");
+        start.kernel_log = kernel_log;
+        let mut bench = Bench::new(start);
+        bench.limits.shutdown = std::time::Duration::ZERO;
+        let ran = bench.run();
+        assert_eq!(ran.how(), How::Exited(Exit::Code(7)));
+        assert_eq!(text(&ran.stdout), "out\n");
+        let log = |event: &Event| matches!(event, Event::KernelLog(_));
+        assert_eq!(ran.events.iter().any(log), kernel_log);
+        assert_eq!(ran.result.unwrap().end, Some(End::Stopped));
+    }
+}
+
+#[test]
 fn a_machine_that_ends_under_its_process_is_an_error() {
     let mut bench = Bench::new(sh("echo ready; exec cat"));
     let _stdin = bench.pipe_stdin();

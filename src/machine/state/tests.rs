@@ -62,7 +62,7 @@ fn restored(state: &TransportState) -> Result<(), StateFault> {
     for _ in 0..20 {
         driver.events.turn(0).unwrap();
     }
-    driver.mmio.save();
+    driver.mmio.save().unwrap();
     driver.start(0);
     assert_eq!(driver.status(), 15);
     driver.settle();

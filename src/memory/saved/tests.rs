@@ -307,3 +307,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_working_set_is_what_was_written_and_brings_it_in_for_another() {
+    let ram = fresh();
+    (0..PAGES).for_each(|page| fill(&ram, page, 1));
+    let base = save(&ram, &of(&ram, Against::Zero));
+    let clone = || again(&[whole(base.try_clone().expect("a file"))]);
+    let first = clone();
+    for page in [3, 4, 255, 256, 900] {
+        fill(&first, page, 2);
+    }
+    assert_eq!(seen(&first)[700], 1, "read only");
+    let pagemap = Pagemap::open().expect("/proc");
+    let set = working_set(&first, &pagemap).expect("tables");
+    let pages: Vec<u64> = set.iter().flat_map(|run| run.start..run.end()).collect();
+    assert_eq!(pages, [3, 4, 255, 256, 900]);
+    assert!(is_working_set(&set, &first));
+
+    let second = clone();
+    prefetch(&second, &set, Want::Write);
+    assert_eq!(working_set(&second, &pagemap).expect("tables"), set);
+    assert_eq!(seen(&second), seen(&ram));
+    let third = clone();
+    prefetch(&third, &set, Want::Read);
+    assert_eq!(working_set(&third, &pagemap).expect("tables"), []);
+
+    let run = |start, count| Run { start, count };
+    for wrong in [
+        &[run(0, PAGES + 1)][..],
+        &[run(PAGES, 1)],
+        &[run(5, 0)],
+        &[run(5, 2), run(6, 1)],
+        &[run(u64::MAX, u64::MAX)],
+    ] {
+        assert!(!is_working_set(wrong, &first), "{wrong:?}");
+        prefetch(&first, wrong, Want::Read);
+    }
+    let many: Vec<Run> = (0..513).map(|index| run(index * 2, 1)).collect();
+    assert!(!is_working_set(&many, &first) && is_working_set(&many[..512], &first));
+}

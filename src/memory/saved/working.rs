@@ -32,16 +32,17 @@ pub fn prefetch(ram: &GuestRam, runs: &[Run], want: Want) {
         let (first, last) = (base / PAGE, (base + region.len()) / PAGE);
         for run in runs {
             let (start, end) = (run.start.max(first), run.end().min(last));
-            let offset = usize::try_from((start.max(first) - first) * PAGE);
-            let length = usize::try_from(end.saturating_sub(start) * PAGE);
+            if start >= end {
+                continue;
+            }
+            let offset = usize::try_from((start - first) * PAGE);
+            let length = usize::try_from((end - start) * PAGE);
             let (Ok(offset), Ok(length)) = (offset, length) else {
                 continue;
             };
-            if length > 0 {
-                // SAFETY: the pages lie inside this region, which `ram` keeps mapped; this
-                // advice changes nothing that can be read there.
-                unsafe { libc::madvise(host.wrapping_add(offset).cast(), length, advice) };
-            }
+            // SAFETY: the pages lie inside this region, which `ram` keeps mapped; this advice
+            // changes nothing that can be read there.
+            unsafe { libc::madvise(host.wrapping_add(offset).cast(), length, advice) };
         }
         base += region.len();
     }

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Restores, one after the other: machines of one, two and four processors that work as hard
-//! as they can, and a host on which nothing gathers.
+//! as they can, directories they hold, and a host on which nothing gathers.
 
+use super::snapshots::Kept;
 use crate::support::husk::{Host, Husk};
+use crate::support::leftovers::eventually;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Restores in a row; `HUSK_TEST_RESTORES` names another number.
@@ -83,4 +86,106 @@ fn locks_clocks_and_vectors_hold_on_restored_processors() {
         let script = "husk-probe vectors 4 40 && husk-probe signals 20 && husk-probe epoll";
         works(worker(&host, cpus, script), cpus, "20 signals");
     }
+}
+
+/// Ended well, and said so.
+#[track_caller]
+fn ended(kept: &Kept, machine: &str, said: &str) {
+    let waited = kept.husk(&["wait", machine]);
+    let log = kept.log(machine);
+    assert_eq!(
+        (waited.code, waited.stdout.trim()),
+        (0, "0"),
+        "{machine}: {log}{waited:?}"
+    );
+    assert!(log.contains(said), "{machine}: {log}");
+}
+
+#[test]
+fn torture_under_way_goes_on_in_the_machine_its_snapshot_and_its_forks() {
+    let Some(kept) = Kept::find() else { return };
+    for cpus in ["1", "2", "4"] {
+        let name = format!("tortured-{cpus}");
+        let options = ["--name", &name, "-c", cpus, "-m", "128m"];
+        kept.detach(&options, "echo began; husk-probe torture 4000");
+        assert!(eventually(|| kept.log(&name).contains("began")));
+        kept.does(&["snapshot", &name, &name]);
+        let copies = kept.does(&["fork", "-n", "2", &name]);
+        let restored = kept.does(&["restore", "-d", &name]);
+        for machine in copies.lines().chain([restored.trim_end(), &name]) {
+            ended(&kept, machine, "threads held through");
+        }
+        let again = kept.does(&["restore", "-d", &name]);
+        ended(&kept, again.trim_end(), "threads held through");
+    }
+}
+
+#[test]
+fn a_restored_machine_holds_the_files_of_a_directory_that_it_held() {
+    let Some(kept) = Kept::find() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(path("sub")).expect("a folder");
+    for (name, text) in [
+        ("kept", "as it was\n"),
+        ("gone", "not for long\n"),
+        ("sub/inner", "inner\n"),
+    ] {
+        std::fs::write(path(name), text).expect("a file");
+    }
+    let script = "cd /share/sub; exec 3</share/kept 4</share/gone 5>>/share/written; echo ready; \
+        until [ -e /go ]; do sleep 0.1; done; \
+        cat <&3; cat <&4 || echo stale; echo $(hostname) >&5; cat inner; echo done; sleep 600";
+    let volume = format!("{}:/share", folder.path().display());
+    let options = ["--name", "shared", "-m", "128m", "-v", &volume];
+    kept.detach(&options, script);
+    assert!(eventually(|| kept.log("shared").contains("ready")));
+    kept.does(&["snapshot", "holding", "shared"]);
+    std::fs::remove_file(path("gone")).expect("there");
+    kept.does(&["restore", "-d", "--name", "other", "holding"]);
+    for (name, gone) in [("other", "stale"), ("shared", "not for long")] {
+        kept.does(&["exec", name, "touch", "/go"]);
+        assert!(
+            eventually(|| kept.log(name).contains("done")),
+            "{}",
+            kept.log(name)
+        );
+        let log = kept.log(name);
+        assert!(log.contains("as it was\n"), "{log}");
+        assert!(log.contains(gone) && log.contains("inner\n"), "{log}");
+        // Each by its own name, and both where they had opened it: a guest appends by itself.
+        let written = std::fs::read_to_string(path("written")).expect("there");
+        assert!(written.starts_with(name), "{written}");
+    }
+    kept.does(&["rm", "-f", "shared", "other"]);
+}
+
+/// Descriptors of a machine's owner and of its own process.
+fn held(kept: &Kept, machine: &str) -> Vec<usize> {
+    let said = kept.does(&["inspect", machine]);
+    let said: Value = serde_json::from_str(&said).expect("JSON");
+    let count = |name: &str| {
+        let pid = said[0]["state"][name].as_i64().expect("a pid");
+        let list = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives");
+        list.count()
+    };
+    ["owner_pid", "machine_pid"].map(count).to_vec()
+}
+
+#[test]
+fn a_machine_that_is_forked_again_and_again_keeps_nothing_of_it() {
+    let Some(kept) = Kept::find() else { return };
+    let script = "i=0; while :; do i=$((i+1)); echo count $i; sleep 0.2; done";
+    kept.detach(&["--name", "parent", "-m", "128m", "-c", "2"], script);
+    kept.goes_on("parent");
+    let mut first = None;
+    for _ in 0..count().div_ceil(4) {
+        let copies = kept.does(&["fork", "-n", "2", "parent"]);
+        let words: Vec<&str> = ["rm", "-f"].into_iter().chain(copies.lines()).collect();
+        kept.does(&words);
+        let now = held(&kept, "parent");
+        assert_eq!(now, *first.get_or_insert_with(|| now.clone()));
+    }
+    kept.goes_on("parent");
+    kept.does(&["rm", "-f", "parent"]);
 }

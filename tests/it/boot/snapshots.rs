@@ -65,7 +65,7 @@ impl Kept {
     }
 
     #[track_caller]
-    fn goes_on(&self, machine: &str) {
+    pub(super) fn goes_on(&self, machine: &str) {
         let before = self.count(machine);
         assert!(
             eventually(|| self.count(machine) > before + 2),
@@ -222,7 +222,7 @@ fn changes_alone_are_kept_in_chains_and_a_chain_is_made_flat() {
             serde_json::from_str(&kept.does(&["snapshots", "--format", "json"])).expect("JSON");
         let list = list.as_array().expect("a list").clone();
         let found = list.iter().find(|entry| entry["name"] == name).cloned();
-        found.expect("it is listed")["disk"]
+        found.expect("it is listed")["size"]
             .as_u64()
             .expect("a size")
     };
