@@ -8,8 +8,7 @@
 use super::cpu;
 use super::error::{Fault, SnapshotError, failed};
 use super::format::{
-    About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, STATE, Shape, disk, is_file,
-    is_name,
+    About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, STATE, Shape, disk, is_file, is_name,
 };
 use super::pages::{self, Run};
 use super::store::{Publish, Seal, Snapshot, Store, write_synced};
