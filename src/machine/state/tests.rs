@@ -149,7 +149,14 @@ fn every_fault_of_a_state_is_found() {
         );
         let more = with(&|bad| bad.core.queues.push(bad.core.queues[0]));
         assert_eq!(more, Err(StateFault::Queues(count + 1)));
-        for status in [1 << 4, 1 << 31, 4, 3] {
+        let begun = device
+            .core
+            .queues
+            .iter()
+            .any(|queue| queue.progress.is_some());
+        // Queues at work in a device whose driver has not agreed with it.
+        let early = begun.then_some(3);
+        for status in [1 << 4, 1 << 31, 4].into_iter().chain(early) {
             let refused = with(&|bad| bad.core.status = status);
             assert_eq!(refused, Err(StateFault::Status(status)), "{status}");
         }
