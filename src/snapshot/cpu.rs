@@ -215,6 +215,10 @@ impl Leaf {
 impl Leaf {
     /// Adds the features the processor itself has, where the leaf has any.
     fn add_native(&mut self) {
+        // Those between are a hypervisor's: here, of one below this host.
+        if (0x4000_0000..0x8000_0000).contains(&self.function) {
+            return;
+        }
         let [eax, ebx, ecx, edx] = host::cpuid(self.function, self.index);
         let place = (self.function, self.index);
         for group in FEATURES.iter().filter(|g| (g.function, g.index) == place) {
