@@ -41,7 +41,9 @@ mod tests {
     #[test]
     fn it_is_all_that_is_there_each_time_and_no_more_than_wanted() {
         let file = tempfile::tempfile().expect("a file");
-        let text: Vec<u8> = (0..200_000u32).map(|number| number as u8).collect();
+        let text: Vec<u8> = (0..200_000u32)
+            .map(|number| number.to_le_bytes()[0])
+            .collect();
         file.write_all_at(&text, 0).expect("room");
         for _ in 0..2 {
             assert!(contents(&file, 1 << 20).expect("bytes") == text);

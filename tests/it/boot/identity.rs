@@ -205,7 +205,7 @@ fn further_processes_lose_their_client() {
         "exec 2>/dev/null; trap 'echo hup > /hup; exit' HUP; echo up; while :; do sleep 0.1; done";
     let words = ["exec", "parent", "sh", "-c", script];
     let input = crate::support::process::Input::Nothing;
-    let mut further = crate::support::process::Running::start(&mut kept.command(&words), input);
+    let further = crate::support::process::Running::start(&mut kept.command(&words), input);
     further.wait_for("up\n");
     kept.does(&["snapshot", "one", "parent"]);
     kept.does(&["restore", "-d", "--name", "copy", "one"]);

@@ -107,16 +107,29 @@ fn torture_under_way_goes_on_in_the_machine_its_snapshot_and_its_forks() {
     for cpus in ["1", "2", "4"] {
         let name = format!("tortured-{cpus}");
         let options = ["--name", &name, "-c", cpus, "-m", "128m"];
-        kept.detach(&options, "echo began; husk-probe torture 4000");
+        // Tortured until its own machine is told to be done, however long all this takes.
+        let script = "echo began; until [ -e /go ]; do husk-probe torture 1000 || exit 1; done; \
+            echo held";
+        kept.detach(&options, script);
         assert!(eventually(|| kept.log(&name).contains("began")));
         kept.does(&["snapshot", &name, &name]);
         let copies = kept.does(&["fork", "-n", "2", &name]);
         let restored = kept.does(&["restore", "-d", &name]);
-        for machine in copies.lines().chain([restored.trim_end(), &name]) {
-            ended(&kept, machine, "threads held through");
-        }
         let again = kept.does(&["restore", "-d", &name]);
-        ended(&kept, again.trim_end(), "threads held through");
+        let machines = copies
+            .lines()
+            .chain([restored.trim_end(), &name, again.trim_end()]);
+        for machine in machines {
+            // At least what was under way, and one more.
+            let rounds = || kept.log(machine).matches("threads held through").count();
+            assert!(
+                eventually(|| rounds() > 1),
+                "{machine}: {}",
+                kept.log(machine)
+            );
+            kept.does(&["exec", machine, "touch", "/go"]);
+            ended(&kept, machine, "held\n");
+        }
     }
 }
 

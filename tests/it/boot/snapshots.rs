@@ -82,10 +82,11 @@ fn a_machine_goes_on_after_its_snapshot_and_another_from_it() {
         let name = format!("m{cpus}");
         kept.detach(&["--name", &name, "-c", cpus, "-m", "128m"], COUNTS);
         assert!(eventually(|| kept.count(&name) > 3));
+        // The machine counts on while its memory is written, for as long as that takes.
+        let before = kept.count(&name);
         let told = kept.does(&["snapshot", "--format", "json", &name, &name]);
         let told: Value = serde_json::from_str(&told).expect("JSON");
         assert!(told["paused"].as_u64().is_some_and(|paused| paused > 0));
-        let saved = kept.count(&name);
         kept.goes_on(&name);
         let copy = kept.does(&["restore", "-d", "--name", &format!("{name}-copy"), &name]);
         let copy = copy.trim_end();
@@ -94,10 +95,7 @@ fn a_machine_goes_on_after_its_snapshot_and_another_from_it() {
         let log = kept.log(copy);
         let first = log.lines().find_map(|line| line.strip_prefix("count "));
         let first: u32 = first.expect("it counts").parse().expect("a number");
-        assert!(
-            !log.contains("began") && first + 3 > saved,
-            "{first} {saved}"
-        );
+        assert!(!log.contains("began") && first > before, "{first} {before}");
         kept.goes_on(&name);
         kept.does(&["rm", "-f", &name, copy]);
     }
