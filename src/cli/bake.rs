@@ -19,7 +19,9 @@ Examples:
   husk bake --as web --checkpoint-ready 80 nginx
   husk bake --as api --checkpoint-ready http://localhost:8000/health tar:./api.tar
   husk bake --as db --checkpoint-ready 'ready to accept connections' postgres
-  husk restore -d -p 8080:80 web")]
+  husk restore -d -p 8080:80 web
+
+Exit codes: 0 if it is kept, 125 if it is not.")]
 pub struct BakeArgs {
     /// What to call the snapshot; without it, the image's name
     #[arg(long = "as", value_name = "SNAPSHOT")]

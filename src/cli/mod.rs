@@ -173,7 +173,11 @@ impl Verb {
 pub fn main() -> ExitCode {
     let exec = trace::Mark::exec_estimate();
     terminal::restore_on_panic();
-    let words = words::marked(&usage::brief(), std::env::args_os().collect());
+    let words = words::marked(
+        &usage::globals(),
+        usage::verb,
+        std::env::args_os().collect(),
+    );
     match usage::parse(&words) {
         Ok(matches) => dispatch(&matches, exec),
         Err(error) => usage::answer(&error, &words),

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command as clap knows it: grouped verbs, examples, and usage errors in husk's words.
 
+use super::bake::BakeArgs;
 use super::exec::ExecArgs;
+use super::fork::ForkArgs;
 use super::output::{ColorWhen, ExitStatus, Failure, Printer, Problem};
+use super::restore::RestoreArgs;
 use super::run::{KeepArgs, RunArgs};
 use super::{Cli, Globals, PartArgs};
 use clap::error::ErrorKind;
@@ -51,27 +54,30 @@ pub fn parse(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
     quick(words).map_or_else(|| command().try_get_matches_from(words), Ok)
 }
 
-/// As much of it as tells where a guest's command begins.
-pub fn brief() -> Command {
+/// The command without its verbs.
+pub fn globals() -> Command {
     Globals::augment_args(Command::new("husk"))
-        .subcommand(RunArgs::augment_args(Command::new("run")))
-        .subcommand(ExecArgs::augment_args(Command::new("exec")))
 }
 
-fn quick(words: &[OsString]) -> Option<ArgMatches> {
-    let verb = match words.get(1)?.to_str()? {
+/// One verb by itself, of those that must be quick.
+pub fn verb(name: &str) -> Option<Command> {
+    Some(match name {
+        "bake" => BakeArgs::augment_args(Command::new("bake")),
         "exec" => ExecArgs::augment_args(Command::new("exec")),
+        "fork" => ForkArgs::augment_args(Command::new("fork")),
+        "restore" => RestoreArgs::augment_args(Command::new("restore")),
         "run" => RunArgs::augment_args(Command::new("run")),
         "keep" => KeepArgs::augment_args(Command::new("keep")),
         "vmm" => PartArgs::augment_args(Command::new("vmm")),
         "share" => PartArgs::augment_args(Command::new("share")),
         "net" => PartArgs::augment_args(Command::new("net")),
         _ => return None,
-    };
-    Globals::augment_args(Command::new("husk"))
-        .subcommand(verb)
-        .try_get_matches_from(words)
-        .ok()
+    })
+}
+
+fn quick(words: &[OsString]) -> Option<ArgMatches> {
+    let verb = verb(words.get(1)?.to_str()?)?;
+    globals().subcommand(verb).try_get_matches_from(words).ok()
 }
 
 /// The whole command line.

@@ -9,11 +9,15 @@ use clap::{Arg, Command};
 use std::ffi::OsString;
 
 /// The verbs whose first plain word, an image or a machine, is the last that is husk's.
-const VERBS: [&str; 2] = ["run", "exec"];
+pub const VERBS: [&str; 3] = ["run", "exec", "bake"];
 
-/// The words with a `--` behind the image or machine.
-pub fn marked(command: &Command, mut words: Vec<OsString>) -> Vec<OsString> {
-    if let Some(end) = end_of_ours(command, &words) {
+/// The words with a `--` behind the image or machine. `verb` defines one of `VERBS`.
+pub fn marked(
+    global: &Command,
+    verb: impl Fn(&str) -> Option<Command>,
+    mut words: Vec<OsString>,
+) -> Vec<OsString> {
+    if let Some(end) = end_of_ours(global, verb, &words) {
         words.insert(end, "--".into());
     }
     words
@@ -21,11 +25,15 @@ pub fn marked(command: &Command, mut words: Vec<OsString>) -> Vec<OsString> {
 
 /// The place behind the image or machine; none if there is no such word, or somebody said
 /// `--` before it.
-fn end_of_ours(command: &Command, words: &[OsString]) -> Option<usize> {
-    let verb = plain(command, None, words, 1)?;
-    let name = words[verb].to_str().filter(|name| VERBS.contains(name))?;
-    let options = command.find_subcommand(name)?;
-    plain(options, Some(command), words, verb + 1).map(|place| place + 1)
+fn end_of_ours(
+    global: &Command,
+    verb: impl Fn(&str) -> Option<Command>,
+    words: &[OsString],
+) -> Option<usize> {
+    let place = plain(global, None, words, 1)?;
+    let name = words[place].to_str().filter(|name| VERBS.contains(name))?;
+    let options = verb(name)?;
+    plain(&options, Some(global), words, place + 1).map(|place| place + 1)
 }
 
 /// The first word from `start` on that is neither an option nor an option's value.
@@ -77,7 +85,7 @@ mod tests {
 
     fn marked(line: &str) -> String {
         let words = line.split_whitespace().map(OsString::from).collect();
-        let words = super::marked(&usage::command(), words);
+        let words = super::marked(&usage::globals(), usage::verb, words);
         let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
         words.join(" ")
     }

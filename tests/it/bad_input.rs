@@ -25,6 +25,7 @@ struct Verb {
 const ANY: &[&str] = &[];
 const FORMAT: (&str, &[&str]) = ("--format", &["xml", "", "JSON "]);
 const MACHINE: (&str, &[&str]) = ("MACHINE", &["nobody", "", "../x", "a b"]);
+const MACHINE_BEHIND: (&str, &[&str]) = ("MACHINE", &["nobody", "a b"]);
 const SINCE: (&str, &[&str]) = ("--since", &["soon", "", "1y", "-1", "2026-13-01"]);
 const USER: (&str, &[&str]) = ("--user", &["", ":", "a:b:c", "4294967295", "-1", "a b"]);
 const WORKDIR: (&str, &[&str]) = ("--workdir", &["", "here", "../x"]);
@@ -37,6 +38,7 @@ const MEMORY: (&str, &[&str]) = (
 );
 const CPUS: (&str, &[&str]) = ("--cpus", &["0", "255", "-1", "two", "1.5", ""]);
 
+const ANY_ROWS: &[(&str, &[&str])] = &[];
 const VERBS: &[Verb] = &[
     Verb {
         name: "run",
@@ -122,6 +124,17 @@ const VERBS: &[Verb] = &[
             RING,
             ("--trace", &["xml", ""]),
             ("--timeout", &["", "soon", "-1", "1y", "0"]),
+            (
+                "--checkpoint-ready",
+                &[
+                    "",
+                    "0",
+                    "70000",
+                    "http://example.org/",
+                    "http://localhost:x/",
+                    "(",
+                ],
+            ),
             (
                 "IMAGE",
                 &[
@@ -288,6 +301,53 @@ const VERBS: &[Verb] = &[
         rest: &[],
         code: 1,
         rows: &[FORMAT],
+    },
+    Verb {
+        name: "snapshot",
+        rest: &["a", "nobody"],
+        code: 1,
+        rows: &[FORMAT, ("NAME", &["", "../x", "a b", ".x"]), MACHINE_BEHIND],
+    },
+    Verb {
+        name: "restore",
+        rest: &["none"],
+        code: 125,
+        rows: &[
+            ("--name", &["", "a/b", "..", "-x", "a b"]),
+            ("--hostname", &["", "-", "a_b", "a..b", "a b"]),
+            ("--label", &["", "=x"]),
+            (
+                "--publish",
+                &["", "80", "0:80", "80:0", "70000:1", "1:2/sctp"],
+            ),
+            ("--trace", &["xml", ""]),
+            ("--timeout", &["", "soon", "-1", "1y", "0"]),
+            ("SNAPSHOT", &["", "none", "../x", "a b"]),
+        ],
+    },
+    Verb {
+        name: "fork",
+        rest: &["nobody"],
+        code: 1,
+        rows: &[
+            ("--count", &["", "0", "-1", "1001", "many", "1.5"]),
+            ("--name", &["", "a/b", "..", "-x", "a b"]),
+            FORMAT,
+            MACHINE,
+        ],
+    },
+    Verb {
+        name: "bake",
+        rest: &[
+            "--checkpoint-ready",
+            "80",
+            "--kernel",
+            "/proc/self/exe",
+            "dir:empty",
+            "true",
+        ],
+        code: 125,
+        rows: &[("--as", &["", "a/b", "..", "ls", ".x", "a b"])],
     },
     Verb {
         name: "snapshots",
@@ -470,6 +530,15 @@ impl Host {
 }
 
 impl Verb {
+    /// A service is baked as it is run.
+    fn rows(&self) -> impl Iterator<Item = &'static (&'static str, &'static [&'static str])> {
+        let run = VERBS.iter().find(|verb| verb.name == "run");
+        let also = run
+            .filter(|_| self.name == "bake")
+            .map_or(ANY_ROWS, |run| run.rows);
+        self.rows.iter().chain(also)
+    }
+
     /// How a line ends that has a value for `name` already.
     fn rest_without(&self, name: &str) -> Vec<&'static str> {
         let given = self.rest.iter().position(|word| *word == name);
@@ -598,7 +667,7 @@ fn every_option_of_every_verb_has_a_row() {
             .filter(|arg| !is_switch(arg))
             .map(name_of)
             .collect();
-        let rows: BTreeSet<String> = verb.rows.iter().map(|(name, _)| (*name).into()).collect();
+        let rows: BTreeSet<String> = verb.rows().map(|(name, _)| (*name).into()).collect();
         for missing in takes.difference(&rows) {
             wrong.push(format!("`husk {}` {missing} has no row", verb.name));
         }
@@ -614,7 +683,7 @@ fn wrong_values_are_refused_in_one_line() {
     let host = Host::empty();
     let mut wrong = Vec::new();
     for verb in VERBS {
-        for (name, values) in verb.rows {
+        for (name, values) in verb.rows() {
             for value in *values {
                 let joined = OsString::from(format!("{name}={value}"));
                 let line = match name.starts_with("--") {
@@ -702,7 +771,7 @@ fn hostile_values_are_answered_like_others() {
     let host = Host::empty();
     let mut wrong = Vec::new();
     for verb in VERBS {
-        for (name, _) in verb.rows.iter().filter(|(name, _)| name.starts_with("--")) {
+        for (name, _) in verb.rows().filter(|(name, _)| name.starts_with("--")) {
             for value in hostile() {
                 let mut joined = OsString::from(format!("{name}="));
                 joined.push(&value);
