@@ -145,7 +145,7 @@ fn a_machine_that_is_held_goes_on_when_it_is_told_to() {
         running.wish(Wish::Resume);
         running.wish(save(true));
         running.wait_for_saved(1);
-        assert_eq!(state(pid), "T");
+        wait_for_state(pid, "T");
         running.wish(save(false));
         let why = "it stands still since its last snapshot".to_owned();
         assert_eq!(running.wait_for_saved(2)[1], Err(why));
@@ -167,16 +167,15 @@ fn a_process_goes_on_with_another_host_after_its_new_identity_and_not_before() {
     let mut bench = Bench::new(sh(script));
     let _stdin = bench.pipe_stdin();
     let mut process = 0;
-    let mut before = None;
     let ran = bench.run_with(link, None, |running| {
         process = running.wait_for_start();
         running.wait_for_output("ready\n");
         running.wish(save(true));
         assert_eq!(running.wait_for_saved(1), vec![Ok(Saved { paused: 7 })]);
-        before = Some(state(process));
+        // A signal takes effect when its receiver is next scheduled.
+        wait_for_state(process, "T");
         running.wish(Wish::End);
     });
-    assert_eq!(before.as_deref(), Some("T"), "it was told to stop before");
     assert_eq!(ran.how(), How::Killed { signal: 9 });
     assert_eq!(ran.result.unwrap().end, Some(End::Stopped));
     let call = lasting.call();
