@@ -7,8 +7,9 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Counts in a file, as fast as it can: whatever runs of it is seen.
-const COUNTS: &str = "i=0; echo began; while :; do i=$((i+1)); echo $i > /count; done";
+/// Makes a file longer, as fast as it can: whatever runs of it is seen. Never shorter, since
+/// it may be stopped between any two calls.
+const COUNTS: &str = "echo began; while :; do echo >> /count; done";
 
 /// A hook of the image's, which the service itself puts there.
 fn hook(name: &str, script: &str) -> String {
@@ -57,7 +58,7 @@ fn nothing_of_the_image_runs_before_the_machine_is_its_own() {
 #[test]
 fn hooks_run_while_all_else_stands_still() {
     let Some(kept) = Kept::find() else { return };
-    let looks = "cat /count >> /seen; sleep 0.5; cat /count >> /seen; \
+    let looks = "wc -c < /count >> /seen; sleep 0.5; wc -c < /count >> /seen; \
                  echo $HUSK_GENERATION >> /seen; cat /sys/fs/cgroup/husk/cgroup.events >> /seen";
     let script = [
         hook("20-second", "echo second >> /seen"),
@@ -68,7 +69,9 @@ fn hooks_run_while_all_else_stands_still() {
     ];
     kept.detach(&["--name", "parent", "-m", "128m"], &script.concat());
     kept.waits_for("parent", "began");
-    assert!(eventually(|| kept.asks("parent", "cat /count").len() > 2));
+    assert!(eventually(
+        || kept.asks("parent", "wc -c < /count").len() > 2
+    ));
     kept.does(&["snapshot", "one", "parent"]);
     assert_eq!(
         kept.asks("parent", "ls /seen 2>/dev/null || echo none"),
@@ -80,8 +83,8 @@ fn hooks_run_while_all_else_stands_still() {
     assert_eq!(lines[0], lines[1], "it counted: {seen}");
     assert_eq!(lines[3..6], ["populated 1", "frozen 1", "second"], "{seen}");
     assert_eq!(lines[6], format!("1 {}", lines[2]), "{seen}");
-    let before = kept.asks("copy", "cat /count");
-    assert!(eventually(|| kept.asks("copy", "cat /count") != before));
+    let before = kept.asks("copy", "wc -c < /count");
+    assert!(eventually(|| kept.asks("copy", "wc -c < /count") != before));
     kept.does(&["rm", "-f", "parent", "copy"]);
 }
 
@@ -220,7 +223,7 @@ fn further_processes_lose_their_client() {
 fn groups_of_the_images_own_stand_still_too_and_stay_as_they_were() {
     let Some(kept) = Kept::find() else { return };
     let script = "cd /sys/fs/cgroup; busybox mkdir mine cold; \
-        sh -c 'echo 0 > mine/cgroup.procs; i=0; while :; do i=$((i+1)); echo $i > /count; done' & \
+        sh -c 'echo 0 > mine/cgroup.procs; while :; do echo >> /count; done' & \
         sh -c 'echo 0 > cold/cgroup.procs; exec sleep 600' & sleep 0.5; \
         echo 1 > cold/cgroup.freeze; echo ready; sleep 600";
     kept.detach(&["--name", "parent", "-m", "128m"], script);
@@ -235,8 +238,8 @@ fn groups_of_the_images_own_stand_still_too_and_stay_as_they_were() {
             "cd /sys/fs/cgroup; cat mine/cgroup.freeze cold/cgroup.freeze husk/cgroup.freeze",
         );
         assert_eq!(frozen, "0\n1\n0\n", "{machine}");
-        let before = kept.asks(machine, "cat /count");
-        assert!(eventually(|| kept.asks(machine, "cat /count") != before));
+        let before = kept.asks(machine, "wc -c < /count");
+        assert!(eventually(|| kept.asks(machine, "wc -c < /count") != before));
     }
     assert_eq!(
         kept.asks("parent", "cat /sys/fs/cgroup/cold/cgroup.freeze"),
@@ -259,8 +262,10 @@ fn a_process_that_cannot_be_stopped_is_named_and_all_goes_on() {
         pid.trim()
     );
     assert!(refused.stderr.contains(&why), "{refused:?}");
-    let before = kept.asks("parent", "cat /count");
-    assert!(eventually(|| kept.asks("parent", "cat /count") != before));
+    let before = kept.asks("parent", "wc -c < /count");
+    assert!(eventually(
+        || kept.asks("parent", "wc -c < /count") != before
+    ));
     // Where it can be stopped, it is.
     kept.asks("parent", "cat /pid > /sys/fs/cgroup/husk/cgroup.procs");
     kept.does(&["snapshot", "one", "parent"]);
