@@ -54,7 +54,9 @@ pub fn execute(args: &BakeArgs, printer: &Printer) -> Result<ExitStatus, Failure
                 .into(),
         );
     }
-    bake(&request, &ready, (&store, &name), args.replace, printer)?;
+    let baked = bake(&request, &ready, (&store, &name), args.replace, printer);
+    // No code of a command's is to be told from husk's own here: 125 is for `run`.
+    baked.map_err(|failure| Failure::operator(failure.problems))?;
     printer.data(format!("{name}\n").as_bytes())?;
     Ok(ExitStatus::Success)
 }

@@ -11,14 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
+type Row = (&'static str, &'static [&'static str]);
+
 /// A verb: the words that begin a line, those that end it, its code of failure, and wrong
 /// values of what it takes. An option stands as `--long`, a word as its name in the help.
+#[derive(Clone, Copy)]
 struct Verb {
     name: &'static str,
     /// Without what is given in a row: a line that fails, or does nothing.
     rest: &'static [&'static str],
     code: i32,
-    rows: &'static [(&'static str, &'static [&'static str])],
+    rows: &'static [Row],
 }
 
 /// Whatever a shell can hand over is a value: the guest or the file system decides.
@@ -36,6 +39,33 @@ const MEMORY: (&str, &[&str]) = (
     &["0", "1m", "-5", "", "plenty", "5q", "1000000g"],
 );
 const CPUS: (&str, &[&str]) = ("--cpus", &["0", "255", "-1", "two", "1.5", ""]);
+
+const READY: &[&str] = &["", "0", "70000", "http://", "("];
+
+/// What `bake` takes beside all that `run` takes.
+const BAKE: &[Row] = &[("--as", &["", "a/b", "..", "a b"]), ("--vsock", ANY)];
+
+/// All verbs: those below, and `bake`.
+fn all() -> Vec<Verb> {
+    let mut table = VERBS.to_vec();
+    // A snapshot has no socket of this host's.
+    let run = table[0].rows.iter().filter(|(name, _)| *name != "--vsock");
+    let rows: Vec<Row> = run.chain(BAKE).copied().collect();
+    table.push(Verb {
+        name: "bake",
+        rest: &[
+            "--kernel",
+            "/proc/self/exe",
+            "--checkpoint-ready",
+            "80",
+            "dir:empty",
+            "true",
+        ],
+        code: 1,
+        rows: rows.leak(),
+    });
+    table
+}
 
 const VERBS: &[Verb] = &[
     Verb {
@@ -120,6 +150,7 @@ const VERBS: &[Verb] = &[
             ("--stop-signal", &["", "0", "65", "-1", "NOPE"]),
             ("--kernel", &["", "/no/such/kernel", "/"]),
             RING,
+            ("--checkpoint-ready", READY),
             ("--trace", &["xml", ""]),
             ("--timeout", &["", "soon", "-1", "1y", "0"]),
             (
@@ -294,6 +325,37 @@ const VERBS: &[Verb] = &[
         rest: &[],
         code: 1,
         rows: &[FORMAT],
+    },
+    Verb {
+        name: "fork",
+        rest: &["nobody"],
+        code: 1,
+        rows: &[
+            ("--count", &["", "0", "-1", "1001", "two"]),
+            ("--name", &["", "a/b", "..", "a b"]),
+            FORMAT,
+            MACHINE,
+        ],
+    },
+    Verb {
+        name: "restore",
+        rest: &["nobody"],
+        code: 1,
+        rows: &[
+            ("--name", &["", "a/b", "..", "a b"]),
+            ("--hostname", &["", "-", "a_b", "a..b", "a b"]),
+            ("--label", &["", "=x"]),
+            ("--publish", &["", "80", "0:80", "x:1:2"]),
+            ("--timeout", &["", "soon", "-1", "1y"]),
+            ("--trace", &["xml", ""]),
+            ("SNAPSHOT", &["", "nobody", "../x", "a b"]),
+        ],
+    },
+    Verb {
+        name: "snapshot",
+        rest: &["new", "nobody"],
+        code: 1,
+        rows: &[FORMAT, ("NAME", &["", "../x", "a/b", "ls "]), MACHINE],
     },
     Verb {
         name: "snapshot ls",
@@ -484,10 +546,8 @@ impl Verb {
     /// the second.
     fn rest_with(&self, name: &str, value: &'static str) -> Vec<&'static str> {
         let mut rest = self.rest.to_vec();
-        let plain = match rest.first() {
-            Some(word) if word.starts_with("--") => 2,
-            _ => 0,
-        };
+        let options = rest.chunks(2).take_while(|two| two[0].starts_with("--"));
+        let plain = 2 * options.count();
         match rest.get_mut(plain) {
             Some(word) if name != "NAME" || self.name != "import" => *word = value,
             _ => rest.push(value),
@@ -584,11 +644,12 @@ fn is_help(arg: &Arg) -> bool {
 fn every_option_of_every_verb_has_a_row() {
     let known = verbs();
     let mut wrong = Vec::new();
-    let tabled: BTreeSet<&str> = VERBS.iter().map(|verb| verb.name).collect();
+    let table = all();
+    let tabled: BTreeSet<&str> = table.iter().map(|verb| verb.name).collect();
     for name in known.keys().filter(|name| !tabled.contains(name.as_str())) {
         wrong.push(format!("`husk {name}` has no entry"));
     }
-    for verb in VERBS {
+    for verb in &all() {
         let Some(command) = known.get(verb.name) else {
             wrong.push(format!("there is no `husk {}`", verb.name));
             continue;
@@ -613,7 +674,7 @@ fn every_option_of_every_verb_has_a_row() {
 fn wrong_values_are_refused_in_one_line() {
     let host = Host::empty();
     let mut wrong = Vec::new();
-    for verb in VERBS {
+    for verb in &all() {
         for (name, values) in verb.rows {
             for value in *values {
                 let joined = OsString::from(format!("{name}={value}"));
@@ -660,7 +721,7 @@ fn switches_take_no_value_and_options_want_one() {
     let host = Host::empty();
     let known = verbs();
     let mut wrong = Vec::new();
-    for verb in VERBS {
+    for verb in &all() {
         let arguments = known[verb.name].get_arguments().cloned();
         let mut lines: Vec<(String, Vec<OsString>)> = Vec::new();
         for arg in arguments.filter(|arg| arg.get_long().is_some() && !is_help(arg)) {
@@ -701,7 +762,7 @@ fn switches_take_no_value_and_options_want_one() {
 fn hostile_values_are_answered_like_others() {
     let host = Host::empty();
     let mut wrong = Vec::new();
-    for verb in VERBS {
+    for verb in &all() {
         for (name, _) in verb.rows.iter().filter(|(name, _)| name.starts_with("--")) {
             for value in hostile() {
                 let mut joined = OsString::from(format!("{name}="));
