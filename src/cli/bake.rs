@@ -21,7 +21,7 @@ Examples:
   husk bake --as db --checkpoint-ready 'ready to accept connections' postgres
   husk restore -d -p 8080:80 web
 
-Exit codes: 0 if it is kept, 125 if it is not.")]
+Exit codes: 0, 1 for something you can mend, 2 for anything unexpected.")]
 pub struct BakeArgs {
     /// What to call the snapshot; without it, the image's name
     #[arg(long = "as", value_name = "SNAPSHOT")]
@@ -56,7 +56,9 @@ pub fn execute(args: &BakeArgs, printer: &Printer) -> Result<ExitStatus, Failure
                 .into(),
         );
     }
-    bake(&request, &ready, (&store, &name), args.replace, printer)?;
+    let baked = bake(&request, &ready, (&store, &name), args.replace, printer);
+    // No code of a command's is to be told from husk's own here: 125 is for `run`.
+    baked.map_err(|failure| Failure::operator(failure.problems))?;
     printer.data(format!("{name}\n").as_bytes())?;
     Ok(ExitStatus::Success)
 }

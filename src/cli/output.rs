@@ -41,8 +41,8 @@ impl From<ExitStatus> for ExitCode {
 #[must_use]
 pub fn failed(verb: &str, status: ExitStatus) -> ExitStatus {
     match (verb, status) {
-        ("run" | "exec" | "restore" | "bake", ExitStatus::Code(_)) => status,
-        ("run" | "exec" | "restore" | "bake", _) => ExitStatus::Code(RUN_FAILED),
+        ("run" | "exec" | "restore", ExitStatus::Code(_)) => status,
+        ("run" | "exec" | "restore", _) => ExitStatus::Code(RUN_FAILED),
         _ => status,
     }
 }
