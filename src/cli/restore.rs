@@ -39,7 +39,7 @@ pub struct RestoreArgs {
     trace: Option<TraceFormat>,
     /// What `husk snapshots` lists
     #[arg(value_name = "SNAPSHOT")]
-    name: String,
+    snapshot: String,
 }
 
 pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<ExitStatus, Failure> {
@@ -49,12 +49,12 @@ pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<Exit
     }
     let mut waterfall = Waterfall::starting(exec);
     let store = Store::open(&data_dir()?);
-    let snapshot = store.get(&args.name).map_err(|error| problem(&error))?;
+    let snapshot = store.get(&args.snapshot).map_err(|error| problem(&error))?;
     let host = HostCpu::read().context("cannot learn what this host's KVM offers")?;
     host.check(&snapshot.manifest.needs).map_err(|unfit| {
         Problem::new(format!(
             "snapshot '{}' cannot go on on this host: {unfit}",
-            args.name
+            args.snapshot
         ))
     })?;
     waterfall.reached("snapshot ready");

@@ -8,11 +8,13 @@
 use super::spawn::{SpawnError, Spawned, spawn};
 use crate::config::VmConfig;
 use crate::control::{Report, Request};
+use crate::image::Digest;
+use crate::snapshot;
+use crate::snapshot::verify::{self, Stamp};
 use husk_protocol::{Decoder, Message};
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -84,20 +86,40 @@ pub struct About {
 }
 
 /// What a template was when it was made: one that is not that any more is none. Its memory is
-/// too much to be read at every start, and is looked at by its length only.
+/// too much to be read at every start, and is while its stamp does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Seal {
-    state: String,
-    memory: u64,
+    state: Digest,
+    memory: Digest,
+    stamp: Stamp,
 }
 
 impl Seal {
-    fn of(state: &[u8], memory: u64) -> Self {
-        let state = Sha256::digest(state);
-        let state = state
-            .iter()
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        Self { state, memory }
+    fn of(state: &[u8], memory: &File) -> io::Result<Self> {
+        let (digest, stamp) = verify::seal(snapshot::MEMORY, memory)?;
+        Ok(Self {
+            state: Digest::of(state),
+            memory: digest,
+            stamp,
+        })
+    }
+
+    /// Whether a template is what it was.
+    fn holds(&self, path: &Path, state: &[u8], memory: &File) -> io::Result<bool> {
+        if Digest::of(state) != self.state {
+            return Ok(false);
+        }
+        if Stamp::of(memory)? == self.stamp {
+            return Ok(true);
+        }
+        // Written to since, or copied: what is in it decides.
+        let found = Self::of(state, memory)?;
+        let same = found.memory == self.memory;
+        if same {
+            let _ = verify::replace(&path.join(SEAL), &serde_json::to_vec(&found)?);
+        }
+        Ok(same)
     }
 }
 
@@ -119,12 +141,8 @@ pub fn find(place: &Path, key: &str) -> Option<Template> {
     let open = |name| File::open(path.join(name)).ok();
     let (state, memory) = (open(STATE)?, open(MEMORY)?);
     let seal: Seal = serde_json::from_slice(&fs::read(path.join(SEAL)).ok()?).ok()?;
-    let whole = seal
-        == Seal::of(
-            &fs::read(path.join(STATE)).ok()?,
-            memory.metadata().ok()?.len(),
-        );
-    if !whole {
+    let bytes = fs::read(path.join(STATE)).ok()?;
+    if !seal.holds(&path, &bytes, &memory).ok()? {
         return None;
     }
     // What was not used for the longest goes first when there are too many.
@@ -350,7 +368,7 @@ fn seal(folder: &Path) -> io::Result<()> {
         File::open(folder.join(name))?.sync_all()?;
     }
     memory.sync_all()?;
-    let seal = Seal::of(&fs::read(folder.join(STATE))?, memory.metadata()?.len());
+    let seal = Seal::of(&fs::read(folder.join(STATE))?, &memory)?;
     let file = File::create_new(folder.join(SEAL))?;
     serde_json::to_writer(&file, &seal)?;
     file.sync_all()

@@ -105,6 +105,10 @@ impl Vcpu {
         self.fd.get_tsc_khz().named("KVM_GET_TSC_KHZ")
     }
 
+    pub fn set_tsc_khz(&self, frequency: u32) -> Result<(), KvmError> {
+        self.fd.set_tsc_khz(frequency).named("KVM_SET_TSC_KHZ")
+    }
+
     pub fn regs(&self) -> Result<kvm_regs, KvmError> {
         self.fd.get_regs().named("KVM_GET_REGS")
     }

@@ -4,11 +4,12 @@
 
 use crate::arch::assist::CountersState;
 use crate::arch::state::{BoardState, CpuState};
+use crate::sys::contents::contents;
 use crate::units::Variant;
 use crate::virtio::state::TransportState;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 
 /// Longest state that is read: 254 processors with 64 KiB of extended state each.
 const MAX_BYTES: u64 = 32 << 20;
@@ -40,11 +41,7 @@ pub enum StateFileError {
 
 impl MachineState {
     pub fn read(file: &File) -> Result<Self, StateFileError> {
-        let mut bytes = Vec::new();
-        let mut limited = file.take(MAX_BYTES + 1);
-        limited
-            .read_to_end(&mut bytes)
-            .map_err(StateFileError::Read)?;
+        let bytes = contents(file, MAX_BYTES).map_err(StateFileError::Read)?;
         if bytes.len() as u64 > MAX_BYTES {
             return Err(StateFileError::Long);
         }

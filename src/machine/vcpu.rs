@@ -87,7 +87,12 @@ fn run(core: &mut Core, shared: &Shared) -> End {
                 shared.mmio.write(address, data);
                 Next::Run
             }
-            Ok(Exit::Again) => Next::Run,
+            Ok(Exit::Again) => {
+                // A call that came after the gate opened again would be the answer to every
+                // KVM_RUN from here on. One that is for a gate closed since is seen below.
+                signal::heard();
+                Next::Run
+            }
             Ok(Exit::Shutdown) => Next::TripleFault,
             Ok(Exit::Emulation) => Next::Complete,
             Ok(Exit::Refused(reason)) => {

@@ -27,9 +27,10 @@ pub use layers::{Layer, map};
 pub use working::{Want, is_working_set, prefetch, working_set};
 pub use write::write;
 
+use crate::sys::contents::contents;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -75,8 +76,7 @@ pub fn encode_runs(runs: &[Run]) -> Vec<u8> {
 
 /// Reads such a list, which may be anything: `map` looks at the runs themselves.
 pub fn read_runs(file: &File) -> io::Result<Vec<Run>> {
-    let mut bytes = Vec::new();
-    file.take(MAX_LIST).read_to_end(&mut bytes)?;
+    let bytes = contents(file, MAX_LIST)?;
     let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
     let records = bytes.chunks_exact(RECORD);
     let run = |record: &[u8]| Run {

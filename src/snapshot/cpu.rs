@@ -3,8 +3,8 @@
 //! tool; opens /dev/kvm to ask, and makes no machine.
 
 use super::format::{Bound, Leaf, Needs};
+use crate::arch::host;
 use crate::machine::MachineState;
-use crate::probe;
 use crate::units::Variant;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm};
@@ -88,8 +88,13 @@ impl HostCpu {
         let xsave = kvm.check_extension_int(Cap::Xsave2);
         let xsave = u32::try_from(xsave).unwrap_or(0);
         let legacy = u32::try_from(size_of::<kvm_xsave>()).unwrap_or(u32::MAX);
+        let mut cpuid: Vec<Leaf> = supported.as_slice().iter().map(Leaf::of).collect();
+        if host::kind().interprets_ring0() {
+            // What a guest runs natively, it has, whatever KVM says it can show.
+            cpuid.iter_mut().for_each(Leaf::add_native);
+        }
         Ok(Self {
-            cpuid: supported.as_slice().iter().map(Leaf::of).collect(),
+            cpuid,
             xsave: xsave.max(legacy),
             registers: registers.as_slice().iter().copied().collect(),
             bound: here()?,
@@ -112,8 +117,9 @@ impl HostCpu {
                 return Err(Unfit::Boot);
             }
         }
+        // The same processor has the same features.
         let lacking = self.lacking(needs);
-        if !lacking.is_empty() {
+        if needs.bound.is_none() && !lacking.is_empty() {
             return Err(Unfit::Features(lacking));
         }
         if needs.xsave != self.xsave {
@@ -138,11 +144,7 @@ impl HostCpu {
                 let leaf = leaves.iter().find(at);
                 leaf.map_or(0, |leaf| group.register.of(leaf))
             };
-            let native = match needs.bound {
-                Some(_) => group.native,
-                None => 0,
-            };
-            let lack = bits(&needs.cpuid) & !bits(&self.cpuid) & !(group.ours | native);
+            let lack = bits(&needs.cpuid) & !bits(&self.cpuid) & !group.ours;
             let lack = (0..u32::BITS).filter(|bit| lack & 1 << bit != 0);
             names.extend(lack.map(|bit| group.name(bit)));
         }
@@ -192,7 +194,7 @@ fn unbound(state: &MachineState) -> Needs {
 
 fn here() -> io::Result<Bound> {
     Ok(Bound {
-        processor: probe::processor(),
+        processor: host::processor(),
         boot: std::fs::read_to_string(BOOT_ID)?.trim().to_owned(),
     })
 }
@@ -206,6 +208,26 @@ impl Leaf {
             ebx: entry.ebx,
             ecx: entry.ecx,
             edx: entry.edx,
+        }
+    }
+}
+
+impl Leaf {
+    /// Adds the features the processor itself has, where the leaf has any.
+    fn add_native(&mut self) {
+        // Those between are a hypervisor's: here, of one below this host.
+        if (0x4000_0000..0x8000_0000).contains(&self.function) {
+            return;
+        }
+        let [eax, ebx, ecx, edx] = host::cpuid(self.function, self.index);
+        let place = (self.function, self.index);
+        for group in FEATURES.iter().filter(|g| (g.function, g.index) == place) {
+            match group.register {
+                Register::Eax => self.eax |= eax,
+                Register::Ebx => self.ebx |= ebx,
+                Register::Ecx => self.ecx |= ecx,
+                Register::Edx => self.edx |= edx,
+            }
         }
     }
 }
@@ -266,8 +288,6 @@ struct Group {
     register: Register,
     /// What husk itself announces, or KVM sets and clears as the guest runs.
     ours: u32,
-    /// What a kernel in ring 3 uses natively, whatever KVM says of it.
-    native: u32,
     /// Names of the bits from 0 on, as /proc/cpuinfo has them; `-` where it has none.
     names: &'static str,
 }
@@ -294,7 +314,6 @@ const fn group(function: u32, index: u32, register: Register, names: &'static st
         index,
         register,
         ours: 0,
-        native: 0,
         names,
     }
 }
@@ -329,17 +348,14 @@ const FEATURES: [Group; 19] = [
         ),
     ),
     group(6, 0, Register::Eax, "dtherm ida arat"),
-    Group {
-        native: 1,
-        ..group(
-            7,
-            0,
-            Register::Ebx,
-            "fsgsbase tsc_adjust sgx bmi1 hle avx2 - smep bmi2 erms invpcid rtm cqm - mpx rdt_a \
-             avx512f avx512dq rdseed adx smap avx512ifma - clflushopt clwb intel_pt avx512pf \
-             avx512er avx512cd sha_ni avx512bw avx512vl",
-        )
-    },
+    group(
+        7,
+        0,
+        Register::Ebx,
+        "fsgsbase tsc_adjust sgx bmi1 hle avx2 - smep bmi2 erms invpcid rtm cqm - mpx rdt_a \
+         avx512f avx512dq rdseed adx smap avx512ifma - clflushopt clwb intel_pt avx512pf \
+         avx512er avx512cd sha_ni avx512bw avx512vl",
+    ),
     // OSPKE.
     but(
         1 << 4,

@@ -2,28 +2,14 @@
 //! Runs of pages: which parts of a memory a file holds. Any thread of the tool; pure but for
 //! the file.
 
+pub use crate::memory::saved::{Layer, PAGE, Run, encode_runs as encode};
+
+use crate::memory::saved::in_order;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-pub const PAGE: u64 = 4096;
 /// Bytes of one run: its first page and their count, little-endian.
 const RECORD: usize = 16;
-
-/// Pages one behind the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Number of the first page.
-    pub start: u64,
-    pub count: u64,
-}
-
-/// A file with some of a machine's memory, each page at its own place.
-#[derive(Debug)]
-pub struct Layer {
-    pub file: File,
-    /// None: all of it.
-    pub runs: Option<Vec<Run>>,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum PagesFault {
@@ -38,12 +24,6 @@ pub enum PagesFault {
 /// Writes a list to an empty file.
 pub fn write(mut file: &File, runs: &[Run]) -> io::Result<()> {
     file.write_all(&encode(runs))
-}
-
-#[must_use]
-pub fn encode(runs: &[Run]) -> Vec<u8> {
-    let words = runs.iter().flat_map(|run| [run.start, run.count]);
-    words.flat_map(u64::to_le_bytes).collect()
 }
 
 /// Reads a list of at most `most` bytes, for a memory of `pages`.
@@ -64,16 +44,11 @@ pub fn decode(bytes: &[u8], pages: u64) -> Option<Vec<Run>> {
     if !bytes.len().is_multiple_of(RECORD) || !rest.is_empty() {
         return None;
     }
-    let mut runs = Vec::with_capacity(words.len() / 2);
-    let mut free = 0;
-    for pair in words.as_chunks::<2>().0 {
+    let pairs = words.as_chunks::<2>().0.iter();
+    let runs = pairs.map(|pair| {
         let [start, count] = pair.map(u64::from_le_bytes);
-        let end = start.checked_add(count)?;
-        if start < free || count == 0 || end > pages {
-            return None;
-        }
-        free = end;
-        runs.push(Run { start, count });
-    }
-    Some(runs)
+        Run { start, count }
+    });
+    let runs: Vec<Run> = runs.collect();
+    in_order(&runs, pages).then_some(runs)
 }

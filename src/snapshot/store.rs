@@ -14,7 +14,7 @@ use super::format::{
     is_name, is_sparse,
 };
 use super::pages::{self, Layer, PAGE, Run};
-use super::verify::{self, Stamp, all_of};
+use super::verify::{self, Stamp, all_of, replace};
 use crate::image::Digest;
 use crate::machine::MachineState;
 use nix::fcntl::{Flock, FlockArg};
@@ -504,12 +504,4 @@ pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// Puts a file in the place of another, whole.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    file.persist(path).map(drop).map_err(|error| error.error)
 }

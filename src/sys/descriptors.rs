@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 pub fn another(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: only borrowed for the call, which fails with EBADF if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    Ok(borrowed.try_clone_to_owned()?)
+    borrowed.try_clone_to_owned()
 }
 
 /// Takes over inherited descriptors, each once. Exists once in a process, on the main

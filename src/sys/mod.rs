@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod clock;
+pub mod contents;
 pub mod descriptors;
 pub mod duplicate;
 pub mod limits;

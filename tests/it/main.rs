@@ -3,6 +3,7 @@
 //!
 //! `cli` needs no KVM. `boot` does, and is what the lab runs too; see docs/testing.md.
 //! `image` runs real registries and tools of others on this host alone.
+//! `snapshot` needs neither.
 //! `support` holds what they share.
 
 mod support;
@@ -11,3 +12,4 @@ mod bad_input;
 mod boot;
 mod cli;
 mod image;
+mod snapshot;

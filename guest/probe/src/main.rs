@@ -13,6 +13,7 @@ mod storms;
 mod streams;
 mod sys;
 mod talk;
+mod torture;
 mod traced;
 mod vectors;
 
@@ -28,6 +29,7 @@ const USAGE: &str = "questions:
   forks COUNT                      children and what they see
   signals COUNT                    a storm of signals into running code
   threads COUNT ROUNDS             threads at one futex
+  torture MILLISECONDS             locks of several kinds and clocks on every processor
   mappings                         mmap in all its forms
   epoll                            readiness of files of every kind
   uring ROUNDS                     io_uring
@@ -66,6 +68,7 @@ fn answer(words: &[&str]) -> Result<(), String> {
         ["forks", count] => storms::forks(number(count)?),
         ["signals", count] => storms::signals(number(count)?),
         ["threads", count, rounds] => storms::threads(number(count)?, number(rounds)?),
+        ["torture", milliseconds] => torture::run(number(milliseconds)?),
         ["mappings"] => mappings::check_all(),
         ["epoll"] => events::epoll(),
         ["uring", rounds] => events::uring(number(rounds)?),

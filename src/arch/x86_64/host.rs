@@ -2,7 +2,7 @@
 //! Which kind of KVM this host has, told by the processor it shows.
 
 use crate::units::Variant;
-use std::arch::x86_64::__cpuid;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 
 /// What stands behind /dev/kvm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -28,6 +28,17 @@ pub fn kind() -> HostKind {
     } else {
         HostKind::Pvm
     }
+}
+
+/// What the processor itself says of a leaf of CPUID: EAX, EBX, ECX, EDX. Nothing of leaves it
+/// does not have.
+pub fn cpuid(function: u32, index: u32) -> [u32; 4] {
+    let last = __cpuid(function & 0xffff_0000).eax;
+    if function > last {
+        return [0; 4];
+    }
+    let leaf = __cpuid_count(function, index);
+    [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]
 }
 
 /// Which processor this is: vendor, and its signature (CPUID 0 and 1).

@@ -44,6 +44,10 @@ pub enum StateError {
     /// By name.
     #[error("{0} does not finish what the guest asked of it")]
     Busy(&'static str),
+    #[error(
+        "its processor counts {saved} kHz, and this host's {here} kHz, which it cannot make up for"
+    )]
+    Frequency { saved: u32, here: u32 },
     #[error("this host's KVM does not take the value of the processor's register {0:#x}")]
     Register(u32),
 }
@@ -129,6 +133,7 @@ impl CpuState {
     pub fn restore(&self, vcpu: &Vcpu, xsave: &mut XsaveBuffer) -> Result<(), StateError> {
         let cpuid = self.cpuid()?;
         vcpu.set_cpuid(&cpuid)?;
+        self.restore_frequency(vcpu)?;
         vcpu.set_mp_state(self.mp_state)?;
         vcpu.set_sregs(&self.sregs)?;
         vcpu.set_regs(&self.regs)?;
@@ -148,6 +153,20 @@ impl CpuState {
         self.restore_registers(vcpu)?;
         vcpu.set_events(&self.events)?;
         Ok(())
+    }
+
+    /// The guest measures time by a counter of this frequency. KVM takes one that is nearly
+    /// the host's, and others where the processor scales.
+    fn restore_frequency(&self, vcpu: &Vcpu) -> Result<(), StateError> {
+        let here = vcpu.tsc_khz()?;
+        if here == self.tsc_khz {
+            return Ok(());
+        }
+        let set = vcpu.set_tsc_khz(self.tsc_khz);
+        set.map_err(|_| StateError::Frequency {
+            saved: self.tsc_khz,
+            here,
+        })
     }
 
     fn cpuid(&self) -> Result<CpuId, StateError> {
@@ -248,3 +267,6 @@ impl BoardState {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,8 +93,6 @@ pub fn gather(
         network: request.network.is_common(),
         timeout: request.timeout,
     };
-    let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
-    let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     let said = root.config.stop_signal.as_deref();
     let said = said.and_then(|text| signals::parse(text).ok());
     let stop_signal = request.stop_signal.or(said).unwrap_or(SIGTERM);
@@ -102,6 +100,9 @@ pub fn gather(
     let declared = Declared::of(&root.config, request)?;
     let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
+    // Last: what is wrong with all else is found before a template is made.
+    let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
+    let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
         root.upper = equipment.upper;

@@ -150,7 +150,16 @@ pub fn import(args: &ImportArgs, printer: &Printer) -> Result<ExitStatus, Failur
     };
     let imported = store.import(&mut *from, &how, &mut told);
     drop(progress);
-    let name = imported.map_err(|error| problem(&error))?;
+    let name = imported.map_err(|error| {
+        let told = problem(&error);
+        match error {
+            SnapshotError::Stream(_) => Problem {
+                what: format!("cannot import FILE '{}': {}", args.file, told.what),
+                ..told
+            },
+            _ => told,
+        }
+    })?;
     printer.data(format!("{name}\n").as_bytes())?;
     Ok(ExitStatus::Success)
 }

@@ -83,9 +83,9 @@ unsafe fn is_empty(page: *const u8) -> bool {
     // Eight at a time: most pages that hold anything say so in the first line.
     (0..WORDS).step_by(8).all(|word| {
         let line = page.cast::<u64>().wrapping_add(word);
-        // SAFETY: eight words of the page, which is aligned; volatile, because no reference
-        // into guest memory may be.
         let any = (0..8).fold(0, |any, index| {
+            // SAFETY: one of eight words of the page, which is aligned; volatile, because no
+            // reference into guest memory may be.
             any | unsafe { line.wrapping_add(index).read_volatile() }
         });
         any == 0

@@ -103,7 +103,7 @@ fn a_kernel_in_ring_3_stays_on_its_host() {
     let mut here = host(&needs);
     here.bound = needs.bound.clone().unwrap();
     here.check(&needs).unwrap();
-    // Which the processor has natively, whatever KVM offers.
+    // The same processor has what it has, whatever KVM offers.
     here.cpuid[2].ebx &= !1;
     here.check(&needs).unwrap();
     needs.model = "Xeon".into();

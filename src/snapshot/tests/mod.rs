@@ -18,9 +18,9 @@ use made::{Kept, run, state};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 
-/// Everything in the store's folder.
+/// Everything in the store's folder; nothing, before there is one.
 fn inside(kept: &Kept) -> Vec<String> {
-    let entries = fs::read_dir(kept.root()).unwrap();
+    let entries = fs::read_dir(kept.root()).into_iter().flatten();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.collect();
     names.sort();

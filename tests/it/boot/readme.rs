@@ -99,9 +99,14 @@ struct Ended<'a>(&'a Path);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
-        let mut husk = crate::support::husk();
-        husk.env("XDG_RUNTIME_DIR", self.0.join("run"));
-        crate::support::finish(husk.args(["rm", "-f", "web"]));
+        let husk = |words: &[&str]| {
+            let mut husk = crate::support::husk();
+            husk.env("XDG_RUNTIME_DIR", self.0.join("run"));
+            crate::support::finish(husk.args(words)).stdout
+        };
+        for id in husk(&["ps", "-aq"]).lines() {
+            husk(&["rm", "-f", id]);
+        }
     }
 }
 

@@ -12,45 +12,45 @@ use std::collections::BTreeSet;
 const COUNTS: &str = "i=0; echo began; while :; do i=$((i+1)); echo count $i; sleep 0.2; done";
 
 /// Snapshots of a test, in a folder of its own.
-struct Kept {
-    daily: Daily,
+pub(super) struct Kept {
+    pub(super) daily: Daily,
     data: tempfile::TempDir,
 }
 
 impl Kept {
-    fn find() -> Option<Self> {
+    pub(super) fn find() -> Option<Self> {
         Some(Self {
             daily: Daily::find()?,
             data: tempfile::tempdir().expect("a folder"),
         })
     }
 
-    fn command(&self, words: &[&str]) -> std::process::Command {
+    pub(super) fn command(&self, words: &[&str]) -> std::process::Command {
         let mut command = self.daily.command(words);
         command.env("HUSK_DATA_DIR", self.data.path());
         command
     }
 
-    fn husk(&self, words: &[&str]) -> crate::support::Outcome {
+    pub(super) fn husk(&self, words: &[&str]) -> crate::support::Outcome {
         crate::support::finish(&mut self.command(words))
     }
 
     /// What it says; it must do what it is asked.
     #[track_caller]
-    fn does(&self, words: &[&str]) -> String {
+    pub(super) fn does(&self, words: &[&str]) -> String {
         let outcome = self.husk(words);
         assert_eq!((outcome.code, &*outcome.stderr), (0, ""), "{outcome:?}");
         outcome.stdout
     }
 
     #[track_caller]
-    fn detach(&self, options: &[&str], script: &str) -> String {
+    pub(super) fn detach(&self, options: &[&str], script: &str) -> String {
         let words = self.daily.words(&[&["-d"], options].concat(), script);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.does(&words).trim_end().to_owned()
     }
 
-    fn log(&self, machine: &str) -> String {
+    pub(super) fn log(&self, machine: &str) -> String {
         self.husk(&["logs", machine]).stdout
     }
 
@@ -65,7 +65,7 @@ impl Kept {
     }
 
     #[track_caller]
-    fn goes_on(&self, machine: &str) {
+    pub(super) fn goes_on(&self, machine: &str) {
         let before = self.count(machine);
         assert!(
             eventually(|| self.count(machine) > before + 2),
@@ -82,10 +82,11 @@ fn a_machine_goes_on_after_its_snapshot_and_another_from_it() {
         let name = format!("m{cpus}");
         kept.detach(&["--name", &name, "-c", cpus, "-m", "128m"], COUNTS);
         assert!(eventually(|| kept.count(&name) > 3));
+        // The machine counts on while its memory is written, for as long as that takes.
+        let before = kept.count(&name);
         let told = kept.does(&["snapshot", "--format", "json", &name, &name]);
         let told: Value = serde_json::from_str(&told).expect("JSON");
         assert!(told["paused"].as_u64().is_some_and(|paused| paused > 0));
-        let saved = kept.count(&name);
         kept.goes_on(&name);
         let copy = kept.does(&["restore", "-d", "--name", &format!("{name}-copy"), &name]);
         let copy = copy.trim_end();
@@ -94,10 +95,7 @@ fn a_machine_goes_on_after_its_snapshot_and_another_from_it() {
         let log = kept.log(copy);
         let first = log.lines().find_map(|line| line.strip_prefix("count "));
         let first: u32 = first.expect("it counts").parse().expect("a number");
-        assert!(
-            !log.contains("began") && first + 3 > saved,
-            "{first} {saved}"
-        );
+        assert!(!log.contains("began") && first > before, "{first} {before}");
         kept.goes_on(&name);
         kept.does(&["rm", "-f", &name, copy]);
     }
@@ -222,7 +220,7 @@ fn changes_alone_are_kept_in_chains_and_a_chain_is_made_flat() {
             serde_json::from_str(&kept.does(&["snapshots", "--format", "json"])).expect("JSON");
         let list = list.as_array().expect("a list").clone();
         let found = list.iter().find(|entry| entry["name"] == name).cloned();
-        found.expect("it is listed")["disk"]
+        found.expect("it is listed")["size"]
             .as_u64()
             .expect("a size")
     };

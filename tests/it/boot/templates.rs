@@ -4,7 +4,10 @@
 use crate::support::finish;
 use crate::support::husk::{Host, Husk};
 use serde_json::Value;
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// What no two machines may have alike, and a line for what they share.
 const SELF: &str = "cat /proc/sys/kernel/random/uuid; busybox od -An -tx8 -N32 /dev/urandom; \
@@ -92,6 +95,32 @@ fn a_template_that_is_not_whole_is_made_anew() {
         .open(template.join("memory"));
     memory.expect("there").set_len(4096).expect("cut");
     start().end().is(0, "up\n", "");
+}
+
+#[test]
+fn a_flipped_bit_of_a_templates_memory_is_found() {
+    let Some(host) = Host::find() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let start = || host.sh("echo up").cache(cache.path().to_owned());
+    start().end().is(0, "up\n", "");
+    let path = templates(cache.path()).remove(0).join("memory");
+    let inode = || path.metadata().expect("a memory").ino();
+    let first = inode();
+    let memory = File::options().read(true).write(true).open(&path);
+    let memory = memory.expect("there");
+    // Another time alone is no other memory: it is read, once, and found the same.
+    memory.set_modified(SystemTime::UNIX_EPOCH).expect("mine");
+    for _ in 0..2 {
+        start().end().is(0, "up\n", "");
+        assert_eq!(inode(), first);
+    }
+    let mut byte = [0];
+    memory.read_exact_at(&mut byte, 300 << 20).expect("memory");
+    memory
+        .write_all_at(&[byte[0] ^ 4], 300 << 20)
+        .expect("written");
+    start().end().is(0, "up\n", "");
+    assert_ne!(inode(), first, "it was made anew");
 }
 
 #[test]
