@@ -165,7 +165,9 @@ mod tests {
         for i in 0..count {
             assert_ne!(AGENT[offset + i * 56], 3, "program header {i} is PT_INTERP");
         }
-        assert!(AGENT.len() < 100 * 1024, "{} bytes", AGENT.len());
+        // Every boot unpacks it, on some hosts with an interpreted kernel: what makes it grow is
+        // to be worth that. A third of it is what a restored machine's identity takes.
+        assert!(AGENT.len() < 120 * 1024, "{} bytes", AGENT.len());
     }
 
     #[test]
