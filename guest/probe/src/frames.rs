@@ -9,7 +9,8 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 /// Every protocol (linux/if_ether.h), as the network has it.
 const ALL: u16 = 0x0003u16.to_be();
 
-/// Sends each frame, given in hexadecimal digits, on `interface`.
+/// Sends each frame, given in hexadecimal digits, on `interface`. `own` among them is the
+/// interface's address.
 pub fn send(interface: &str, frames: &[&str]) -> Result<(), String> {
     let name = CString::new(interface).map_err(|_| "no name of an interface")?;
     // SAFETY: reads a string that ends with a zero.
@@ -28,8 +29,11 @@ pub fn send(interface: &str, frames: &[&str]) -> Result<(), String> {
     to.sll_protocol = ALL;
     to.sll_ifindex = i32::try_from(index).map_err(|_| "an interface beyond all")?;
     let length = libc::socklen_t::try_from(size_of_val(&to)).map_err(|_| "an address")?;
+    let own = std::fs::read_to_string(format!("/sys/class/net/{interface}/address"));
+    let own = own.map_err(|error| error.to_string())?;
+    let own = own.trim().replace(':', "");
     for text in frames {
-        let frame = bytes(text)?;
+        let frame = bytes(&text.replace("own", &own))?;
         // SAFETY: reads `frame.len()` bytes of `frame` and an address of `length`.
         let sent = unsafe {
             libc::sendto(
