@@ -90,6 +90,10 @@ pub fn execute(args: &MakeArgs, printer: &Printer) -> Result<ExitStatus, Failure
             false => Ask::Resume,
         };
         let _ = call::ask(&found, &ask);
+        if ask == Ask::End {
+            // What is told to be over is over. One that is gone already answers nobody.
+            let _ = call::ask(&found, &Ask::Wait);
+        }
     }
     let (paused, snapshot) = saved?;
     if args.format == table::Format::Json {
