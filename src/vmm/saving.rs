@@ -70,7 +70,7 @@ impl Saver {
             .into());
         }
         let began = Instant::now();
-        let mut held = running.hold().ok_or("the machine came to its end")?;
+        let held = running.hold()?;
         held.save()?.write(&state)?;
         for (disk, copy) in self.disks.iter().zip(&copies) {
             duplicate(disk, copy, disk.metadata()?.len())?;
