@@ -183,7 +183,7 @@ mod tests {
     fn what_reaches_one_that_waits_is_in_its_state() {
         let (gate, interrupts) = (&Gate::new(2), &AtomicU32::new(0));
         assert!(gate.close(|| ()));
-        thread::scope(|scope| {
+        let (gathered, answers) = thread::scope(|scope| {
             let state = || number(interrupts.load(Ordering::SeqCst));
             scope.spawn(move || gate.stop(0, state));
             scope.spawn(|| {
@@ -193,13 +193,16 @@ mod tests {
                 interrupts.store(1, Ordering::SeqCst);
                 gate.stop(1, || number(7));
             });
-            assert_eq!(gate.gather(PATIENCE, || false, || ()), Ok(()));
+            let gathered = gate.gather(PATIENCE, || false, || ());
             // What the devices do, while they are saved, counts as well.
             interrupts.store(2, Ordering::SeqCst);
-            assert_eq!(numbers(gate.states()), [2, 7]);
-            assert_eq!(numbers(gate.states()), [2, 7], "as often as they are asked");
+            let answers = [gate.states(), gate.states()];
             gate.open();
+            (gathered, answers)
         });
+        assert_eq!(gathered, Ok(()));
+        // As often as they are asked.
+        assert_eq!(answers.map(numbers), [[2, 7], [2, 7]]);
     }
 
     #[test]
