@@ -11,6 +11,7 @@ mod vcpu;
 mod wiring;
 
 pub use build::{Begin, BuildError, Console, Parts, Saved, VsockParts, build};
+pub use gate::Restless;
 pub use marks::Marks;
 pub use outcome::Outcome;
 pub use state::{MachineState, StateFileError};
@@ -98,24 +99,24 @@ impl Machine {
 /// A machine whose vCPUs stand still.
 pub struct Held<'a> {
     running: &'a Running,
-    cpus: Vec<gate::Stopped>,
     /// They are to stand still for good.
     kept: bool,
 }
 
 impl Held<'_> {
-    /// All of it but its memory. Devices finish what they were about first.
-    pub fn save(&mut self) -> Result<MachineState, StateError> {
+    /// All of it but its memory. Devices finish what they were about first: what they signal
+    /// then is in the interrupt controllers, of which each processor has one.
+    pub fn save(&self) -> Result<MachineState, StateError> {
         let running = self.running;
         let devices = running.transports.iter().map(|mmio| mmio.save());
         let devices = devices
             .collect::<Result<_, _>>()
             .map_err(|busy| StateError::Busy(busy.0))?;
-        let cpus = std::mem::take(&mut self.cpus).into_iter();
+        let cpus = running.shared.gate.states().into_iter();
         let mut cpus: Vec<CpuState> = cpus
             .map(|stopped| stopped.map(|state| *state))
             .collect::<Result<_, _>>()?;
-        // They were stopped one after another, but their counters are one clock.
+        // They were read one after another, but their counters are one clock.
         if let Some(now) = cpus.first().and_then(CpuState::tsc) {
             cpus.iter_mut().for_each(|cpu| cpu.set_tsc(now));
         }
@@ -157,20 +158,19 @@ impl Running {
         self.shared.outcome.end()
     }
 
-    /// Has every vCPU stand still; they go on when what is returned is dropped. None if the
-    /// machine came to its end instead. On the event thread: no device does anything meanwhile.
-    pub fn hold(&self) -> Option<Held<'_>> {
+    /// Has every vCPU stand still; they go on when what is returned is dropped, unless they
+    /// stood still before. On the event thread: no device does anything meanwhile.
+    pub fn hold(&self) -> Result<Held<'_>, Restless> {
         let gate = &self.shared.gate;
         let call = || self.threads.iter().for_each(signal::call);
-        gate.close(call);
-        let held = gate.collect(|| self.end().is_some(), call);
+        let was_open = gate.close(call);
         // Opened again also if nobody came in.
         let held = Held {
             running: self,
-            cpus: held.unwrap_or_default(),
-            kept: false,
+            kept: !was_open,
         };
-        (!held.cpus.is_empty()).then_some(held)
+        gate.gather(gate::PATIENCE, || self.end().is_some(), call)?;
+        Ok(held)
     }
 
     /// Lets go on what `Held::keep` left standing.

@@ -127,9 +127,10 @@ fn stand(core: &mut Core, shared: &Shared) -> Result<(), KvmError> {
         // A few instructions further it is; whoever closed the gate calls again.
         return Ok(());
     }
-    let state = CpuState::save(&core.vcpu, &mut core.xsave, &shared.registers);
     let index = usize::try_from(core.vcpu.index()).unwrap_or(usize::MAX);
-    shared.gate.stop(index, state.map(Box::new));
+    shared.gate.stop(index, || {
+        CpuState::save(&core.vcpu, &mut core.xsave, &shared.registers).map(Box::new)
+    });
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 //! that it can be put together again. Plain data, which may come from another host and lie.
 
 use super::RunRequest;
+use super::network::{Mode, Publish};
+use super::storage::What;
 use crate::cli::output::Problem;
 use crate::image::RootFs;
 use crate::instance::record::Record;
@@ -22,6 +24,50 @@ pub struct Blueprint {
     pub root: RootId,
     /// The snapshot it went on from, of those that have a name.
     pub parent: Option<Parent>,
+}
+
+impl Blueprint {
+    /// What its machine gets of the host it is restored on, beyond what every machine has, in
+    /// words. `published` says whether its ports are still its own.
+    pub fn wants(&self, published: bool) -> Vec<String> {
+        let mut wants = Vec::new();
+        for mount in &self.request.storage.mounts {
+            let how = match mount.read_only {
+                true => "to read",
+                false => "to write to",
+            };
+            match &mount.what {
+                What::Directory(path) => {
+                    wants.push(format!("the directory {}, {how}", path.display()));
+                }
+                // One that can be written came with the snapshot.
+                What::Volume(name) if mount.read_only => {
+                    wants.push(format!("the volume '{name}', {how}"));
+                }
+                What::Volume(_) | What::Memory(_) => {}
+            }
+        }
+        if let RootId::File { path, .. } = &self.root {
+            wants.push(format!("the file {}, as its root", path.display()));
+        }
+        let network = &self.request.network;
+        match &network.mode {
+            Mode::User { open: false } | Mode::None => {}
+            Mode::User { open: true } => wants.push("all of the host's network".into()),
+            Mode::Tap(name) => wants.push(format!("the interface '{name}'")),
+            Mode::Bridge(name) => wants.push(format!("the bridge '{name}'")),
+            Mode::Private(name) => wants.push(format!("the private network '{name}'")),
+        }
+        if !network.allow.is_empty() {
+            let count = network.allow.len();
+            wants.push(format!("what {count} of its rules allow of the network"));
+        }
+        let open = |port: &&Publish| port.address.is_some_and(|address| !address.is_loopback());
+        if published && let Some(port) = network.publish.iter().find(open) {
+            wants.push(format!("port {} for everybody", port.host));
+        }
+        wants
+    }
 }
 
 /// Which root it has. A guest that goes on knows its root's blocks: it must be the same.
