@@ -41,7 +41,12 @@ pub fn run(milliseconds: usize) -> Result<(), String> {
         threads.push(thread::spawn(move || clock(&tick, start)));
     }
     thread::sleep(Duration::from_millis(milliseconds as u64));
-    shared.over.store(true, Ordering::Release);
+    {
+        // With the lock held: whoever has just looked and is about to wait would not hear the
+        // call, and nobody calls again.
+        let _turn = shared.turn.lock().map_err(|_| "a lock is broken")?;
+        shared.over.store(true, Ordering::Release);
+    }
     shared.passed.notify_all();
     let mut rounds = 0;
     let (mut spun, mut slept) = (0, 0);
