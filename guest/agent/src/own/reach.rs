@@ -83,11 +83,14 @@ mod tests {
                 assert!(request[..n].starts_with(b"GET /health HTTP/1.0\r\n"));
                 write!(stream, "HTTP/1.0 {status}\r\n\r\n").expect("a client");
             }
+            // One more, of whom nothing is heard.
+            drop(listener.accept());
         });
         let port = port.to_string();
         assert!(run(b"60", port.as_bytes(), Some(b"/health")).expect("it answers"));
+        let path = Some(&b"/"[..]);
+        assert!(!run(b"0", port.as_bytes(), path).expect("it hangs up"));
         server.join().expect("no panic");
-        assert!(!run(b"0", port.as_bytes(), None).expect("nobody is there"));
         assert!(run(b"60", b"x", None).is_err());
     }
 }
