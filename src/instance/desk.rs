@@ -110,6 +110,9 @@ pub struct Desk {
     log: Option<Log>,
     claim: Claim,
     described: Described,
+    /// A save that was ordered and has not come to its end, whoever still waits for it; and
+    /// whether the machine is to stand still after it.
+    saving: Option<bool>,
     live: Live,
     wishes: VecDeque<Wish>,
     input: VecDeque<u8>,
@@ -128,6 +131,7 @@ impl Desk {
             log,
             claim,
             described,
+            saving: None,
             live: Live::default(),
             wishes: VecDeque::new(),
             input: VecDeque::new(),
@@ -231,6 +235,7 @@ impl Desk {
             } => match self.order(&folder, hold, changes) {
                 Ok(order) => {
                     note("snapshot", None);
+                    self.saving = Some(hold);
                     self.clients[place] = Client::Saving(stream);
                     self.wishes.push_back(Wish::Save(order));
                 }
@@ -252,11 +257,11 @@ impl Desk {
     }
 
     fn order(&self, folder: &Path, hold: bool, changes: bool) -> Result<SaveOrder, String> {
-        let saving = |client: &Client| matches!(client, Client::Saving(_));
         if self.live.guest_pid.is_none() || self.live.exited {
             return Err("its command does not run".into());
         }
-        if self.clients.iter().any(saving) {
+        // Also one whose client is gone: its answer would be taken for that of the next.
+        if self.saving.is_some() {
             return Err("another snapshot of it is being made".into());
         }
         if changes && !self.described.restored {
@@ -391,11 +396,16 @@ impl Desk {
             },
             Err(why) => Answer::Refused(why.clone()),
         };
+        let mut heard = false;
         for client in &mut self.clients {
             if let Client::Saving(stream) = client {
-                let _ = tell(stream, &answer);
+                heard |= tell(stream, &answer).is_ok();
                 *client = Client::Gone;
             }
+        }
+        // Nobody is there any more to say whether it is to go on.
+        if self.saving.take() == Some(true) && !heard && result.is_ok() {
+            self.wishes.push_back(Wish::Resume);
         }
     }
 

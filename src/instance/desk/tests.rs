@@ -294,3 +294,42 @@ fn what_the_machine_counted_goes_to_all_who_asked() {
     let last = waiting.join().expect("no panic");
     assert!(matches!(last, Answer::Refused(_)), "{last:?}");
 }
+
+/// A client that was killed: its snapshot goes on being made, and is nobody else's.
+#[test]
+fn a_save_whose_client_is_gone_is_not_taken_for_the_next_ones() {
+    let mut room = Room::open();
+    room.desk().told(&Event::Started { pid: 7 });
+    let folders: Vec<_> = (0..2)
+        .map(|_| tempfile::tempdir().expect("a folder"))
+        .collect();
+    let ask = |folder: &tempfile::TempDir| Ask::Save {
+        folder: folder.path().to_owned(),
+        hold: true,
+        changes: false,
+    };
+    let (found, first) = (room.found.clone(), ask(&folders[0]));
+    let mut client = UnixStream::connect(found.dir.join("control.sock")).expect("a connection");
+    let mut line = serde_json::to_vec(&first).expect("data");
+    line.push(b'\n');
+    client.write_all(&line).expect("room");
+    room.turn(|desk| matches!(desk.next_wish(), Some(Wish::Save(_))));
+    drop(client);
+    room.turn(|desk| desk.clients.is_empty());
+    let refused = room.ask(ask(&folders[1]));
+    assert!(matches!(refused, Answer::Refused(_)), "{refused:?}");
+    let saved = Saved { paused: 1 };
+    room.desk().told(&Event::Saved(Ok(saved)));
+    assert!(
+        matches!(room.desk().next_wish(), Some(Wish::Resume)),
+        "it would stand still for ever"
+    );
+    let why = "as it goes".to_owned();
+    let (found, second) = (room.found.clone(), ask(&folders[1]));
+    let asking = thread::spawn(move || call::ask(&found, &second).expect("an answer"));
+    room.turn(|desk| matches!(desk.next_wish(), Some(Wish::Save(_))));
+    room.desk().told(&Event::Saved(Err(why.clone())));
+    room.turn(|_| asking.is_finished());
+    assert_eq!(asking.join().expect("no panic"), Answer::Refused(why));
+    assert!(room.desk().next_wish().is_none(), "it goes on by itself");
+}
