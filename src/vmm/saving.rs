@@ -80,6 +80,10 @@ impl Saver {
             false => Against::Zero,
         };
         let runs = saved::held(held.memory(), &self.pagemap, against)?;
+        // Before there is a copy at work: a save that failed says so once.
+        if let Some(mut pages) = pages {
+            pages.write_all(&saved::encode_runs(&runs))?;
+        }
         if order.hold {
             saved::write(held.memory(), &memory, &runs)?;
             held.keep();
@@ -89,11 +93,7 @@ impl Saver {
             self.writing = Some(twin);
             drop(held);
         }
-        let paused = began.elapsed();
-        if let Some(mut pages) = pages {
-            pages.write_all(&saved::encode_runs(&runs))?;
-        }
-        Ok(paused)
+        Ok(began.elapsed())
     }
 
     /// The pages the guest of a restored machine wrote to first, for those after it.
