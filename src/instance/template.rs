@@ -11,6 +11,7 @@ use crate::control::{Report, Request};
 use crate::image::Digest;
 use crate::snapshot;
 use crate::snapshot::verify::{self, Stamp};
+use crate::sys::contents::contents;
 use husk_protocol::{Decoder, Message};
 use nix::fcntl::{Flock, FlockArg};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -37,6 +38,8 @@ const KEY_DIGITS: usize = 12;
 /// agent have touched, some 20 MiB.
 const LIMIT: u64 = 1 << 30;
 const NEW: &str = ".new-";
+/// Longest state that is read; a machine takes none that is as long.
+const MAX_STATE: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateError {
@@ -141,7 +144,8 @@ pub fn find(place: &Path, key: &str) -> Option<Template> {
     let open = |name| File::open(path.join(name)).ok();
     let (state, memory) = (open(STATE)?, open(MEMORY)?);
     let seal: Seal = serde_json::from_slice(&fs::read(path.join(SEAL)).ok()?).ok()?;
-    let bytes = fs::read(path.join(STATE)).ok()?;
+    // Of the file that is open: another template may have this path by now.
+    let bytes = contents(&state, MAX_STATE).ok()?;
     if !seal.holds(&path, &bytes, &memory).ok()? {
         return None;
     }
@@ -176,9 +180,8 @@ pub fn make(
     if let Some(found) = find(place, key) {
         return Ok(found);
     }
+    sweep(place);
     let new = place.join(format!("{NEW}{key}"));
-    // Of a husk that was killed here.
-    let _ = fs::remove_dir_all(&new);
     DirBuilder::new().mode(0o700).create(&new).map_err(fail)?;
     evict(place, LIMIT);
     // One that is not whole.
@@ -275,6 +278,17 @@ fn discard(place: &Path, key: &str) -> io::Result<bool> {
         Ok(()) => fs::remove_dir_all(gone).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+/// Removes what husks that were killed here left, of whatever template. Under the lock, which
+/// who makes or removes one holds.
+fn sweep(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(NEW.as_bytes()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -401,5 +415,24 @@ fn greeted(mut agent: &UnixStream, patience: Duration) -> Result<(), TemplateErr
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(TemplateError::Control(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_husks_left_is_swept_whatever_template_it_was_to_be() {
+        let place = tempfile::tempdir().expect("a folder");
+        for name in [".new-0123456789ab", ".new-ba9876543210", "aaaaaaaaaaaa"] {
+            let folder = place.path().join(name);
+            fs::create_dir(&folder).expect("a folder");
+            fs::write(folder.join(MEMORY), "x").expect("room");
+        }
+        sweep(place.path());
+        let left = fs::read_dir(place.path()).expect("a folder").flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["aaaaaaaaaaaa"]);
     }
 }
