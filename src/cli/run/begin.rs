@@ -270,12 +270,16 @@ pub fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
     let mut text = format!("{FORMAT} {} {CMDLINE}\n", env!("CARGO_PKG_VERSION"));
     let _ = writeln!(
         text,
-        "{} {} {} {} {} {:?}",
+        "{} {} {} {} {}.{} {}.{} {:?}",
         recipe.kernel.display(),
         meta.dev(),
         meta.ino(),
         meta.len(),
-        meta.mtime_nsec().wrapping_add(meta.mtime()),
+        meta.mtime(),
+        meta.mtime_nsec(),
+        // What was copied over it may have been given its time.
+        meta.ctime(),
+        meta.ctime_nsec(),
         recipe.variant,
     );
     let (cpus, memory) = (recipe.shape.cpus, recipe.shape.memory.bytes());
@@ -295,4 +299,40 @@ pub fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
         let _ = writeln!(text, "{boot}");
     }
     Ok(Digest::of(text.as_bytes()).short())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::ByteSize;
+
+    #[test]
+    fn another_kernel_in_the_place_of_one_is_another_template() {
+        let kernel = tempfile::NamedTempFile::new().expect("a file");
+        let recipe = Recipe {
+            kernel: kernel.path(),
+            variant: None,
+            shape: Shape {
+                cpus: 1,
+                memory: ByteSize::from_bytes(1 << 27),
+            },
+            jail: true,
+            network: false,
+            timeout: Duration::ZERO,
+        };
+        let write = |text: &str| {
+            std::fs::write(kernel.path(), text).expect("room");
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(7);
+            kernel.as_file().set_modified(time).expect("a time");
+            key(&recipe).map_err(|problem| problem.what).expect("a key")
+        };
+        let one = write("one");
+        assert_eq!(
+            key(&recipe).map_err(|problem| problem.what),
+            Ok(one.clone())
+        );
+        // As long, and of the same second: what rsync --inplace makes of it.
+        std::thread::sleep(Duration::from_millis(20));
+        assert_ne!(write("two"), one);
+    }
 }
