@@ -2,7 +2,7 @@
 //! `husk restore`: a machine that goes on from a snapshot. Main thread.
 
 use super::host::data_dir;
-use super::output::{ExitStatus, Failure, Printer, Problem};
+use super::output::{ExitStatus, Failure, Printer, Problem, visible};
 use super::run::{Changes, ChangesArgs, Saved, attend, detached, restored};
 use super::snapshot::problem;
 use super::trace::{Mark, TraceFormat, Waterfall};
@@ -26,6 +26,10 @@ Exit codes: as of husk run.")]
 pub struct RestoreArgs {
     #[command(flatten)]
     changes: ChangesArgs,
+    /// Give an imported snapshot what its machine had of the host it was made on:
+    /// directories, networks, open ports. Without it, husk says what that is
+    #[arg(long)]
+    grant: bool,
     /// Leave it running and print its id
     #[arg(short, long)]
     detach: bool,
@@ -58,7 +62,12 @@ pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<Exit
         ))
     })?;
     waterfall.reached("snapshot ready");
+    let imported = snapshot.imported;
     let saved = Saved::of(snapshot, true)?;
+    if imported && !args.grant {
+        let wants = saved.blueprint.wants(!changes.publishes());
+        refuse_unasked(&args.snapshot, &wants)?;
+    }
     let mut request = saved.blueprint.request.clone();
     request.detach = args.detach;
     request.quiet = args.quiet;
@@ -68,5 +77,17 @@ pub fn execute(args: &RestoreArgs, exec: Mark, printer: &Printer) -> Result<Exit
     match request.detach {
         true => detached::leave(&request, parts, printer),
         false => attend(&request, parts, waterfall, printer),
+    }
+}
+
+/// Whoever made an imported snapshot is no operator of this host.
+fn refuse_unasked(snapshot: &str, wants: &[String]) -> Result<(), Problem> {
+    match wants {
+        [] => Ok(()),
+        _ => Err(Problem::new(format!(
+            "snapshot '{snapshot}' was imported, and its machine is to have of this host: {}",
+            visible(&wants.join("; "))
+        ))
+        .hint("--grant gives it that, if you trust who made it")),
     }
 }

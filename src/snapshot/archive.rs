@@ -334,6 +334,7 @@ impl<'r, R: Read> Reading<'_, 'r, R> {
         if !how.replace {
             draft = draft.only_new();
         }
+        draft.came_from_elsewhere()?;
         for entry in &manifest.files {
             self.file(&draft, entry)?;
         }

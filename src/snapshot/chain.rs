@@ -5,7 +5,9 @@
 use super::error::{Fault, SnapshotError, failed};
 use super::format::{MAX_MANIFEST, MEMORY, Manifest, Parent, STATE};
 use super::pages::{Layer, PAGE, Run};
-use super::store::{MANIFEST, Snapshot, Store, Trust, is_of_memory, layer, state_of, take_state};
+use super::store::{
+    IMPORTED, MANIFEST, Snapshot, Store, Trust, is_of_memory, layer, state_of, take_state,
+};
 use super::verify::{all_of, each_page};
 use crate::image::Digest;
 use serde::Deserialize;
@@ -38,9 +40,11 @@ pub(super) fn open(store: &Store, name: &str, trust: Trust) -> Result<Snapshot, 
         next = above;
     }
     memory.reverse();
+    let path = store.folder(name)?;
     Ok(Snapshot {
         name: name.to_owned(),
-        path: store.folder(name)?,
+        imported: path.join(IMPORTED).exists(),
+        path,
         digest,
         manifest,
         state,
@@ -141,6 +145,9 @@ impl Store {
         }
         self.childless(name, "flattened")?;
         let draft = self.draft(name)?.only_over(old.digest);
+        if old.imported {
+            draft.came_from_elsewhere()?;
+        }
         let target = draft.create(MEMORY)?;
         merge(&old, &target).map_err(failed("write", &draft.path().join(MEMORY)))?;
         let disks = old.manifest.disks().map(|disk| disk.name.as_str());

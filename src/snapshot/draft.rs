@@ -11,7 +11,7 @@ use super::format::{
     About, Entry, FORMAT, MAX_DISKS, MEMORY, Manifest, PAGES, STATE, Shape, disk, is_file, is_name,
 };
 use super::pages::{self, Run};
-use super::store::{Publish, Seal, Snapshot, Store, write_synced};
+use super::store::{IMPORTED, Publish, Seal, Snapshot, Store, write_synced};
 use super::verify;
 use crate::image::Digest;
 use crate::machine::MachineState;
@@ -69,6 +69,12 @@ impl Draft {
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(0o600);
         options.open(&path).map_err(failed("make", &path))
+    }
+
+    /// Notes that it was not made here.
+    pub(super) fn came_from_elsewhere(&self) -> Result<(), SnapshotError> {
+        let path = self.path.join(IMPORTED);
+        write_synced(&path, b"").map_err(failed("write", &path))
     }
 
     /// Says which pages its memory holds, where that is not all of them.

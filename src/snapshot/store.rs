@@ -34,6 +34,8 @@ pub(super) const DIGEST: &str = "digest";
 pub(super) const SEAL: &str = "seal.json";
 /// Pages that a machine touched soon after it went on from here: advice, nothing more.
 const WORKING_SET: &str = "working-set";
+/// Says that a snapshot came from elsewhere: what it asks of this host, nobody here asked for.
+pub(super) const IMPORTED: &str = "imported";
 const LOCK: &str = ".lock";
 /// Snapshots that are being made or removed; no name looks like it.
 const DRAFT: &str = ".draft-";
@@ -59,6 +61,8 @@ pub struct Snapshot {
     pub memory: Vec<Layer>,
     /// In the order of their numbers.
     pub disks: Vec<File>,
+    /// It was made elsewhere, by who knows whom.
+    pub imported: bool,
 }
 
 impl Snapshot {

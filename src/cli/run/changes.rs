@@ -89,6 +89,11 @@ impl Changes {
         }
     }
 
+    /// Whether others take the place of the ports that were published.
+    pub fn publishes(&self) -> bool {
+        !self.publish.is_empty()
+    }
+
     /// Onto what the machine was asked for, which says already whether it is to be detached.
     /// What is confined and what is forgiven is for this host's operator to say, whatever the
     /// snapshot does.

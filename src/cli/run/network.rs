@@ -347,6 +347,12 @@ pub fn gather(request: &RunRequest, opened: &mut Opened) -> Result<Gathered, Fai
 
 /// Where a private network's members meet: in the user's own runtime folder.
 fn private_folder(name: &str) -> Result<PathBuf, Problem> {
+    // It may come from a snapshot, and not from what was typed.
+    if !plain(name) {
+        return Err(Problem::new(format!(
+            "'{name}': no name of a private network"
+        )));
+    }
     let base = match std::env::var_os("XDG_RUNTIME_DIR").filter(|path| !path.is_empty()) {
         Some(path) => PathBuf::from(path),
         None if nix::unistd::geteuid().is_root() => PathBuf::from("/run"),

@@ -78,6 +78,10 @@ fn what_travels_arrives() {
         assert!(told.hint().unwrap().contains("import 'base' first"));
         assert_eq!(import(&to, &stream).unwrap(), "base");
         assert_eq!(import(&to, &second).unwrap(), "child");
+        assert!(
+            to.store.get("child").unwrap().imported,
+            "nobody here made it"
+        );
         same(&to.store.verify("base").unwrap(), &base);
         same(&to.store.verify("child").unwrap(), &child);
         assert!(to.store.list().unwrap()[0].disk < 1 << 20, "holes arrive");
@@ -299,4 +303,24 @@ fn nonsense_is_no_snapshot() {
             "{told}"
         );
     }
+}
+
+#[test]
+fn what_came_from_elsewhere_stays_that_when_it_is_flat() {
+    let from = Kept::new();
+    let base = from.whole("base", 1);
+    assert!(!base.imported);
+    assert!(!from.since("child", &base, &[(run(7, 2), 0)]).imported);
+    let to = Kept::new();
+    for name in ["base", "child"] {
+        import(&to, &export(&from, name, false)).unwrap();
+    }
+    to.store.flatten("child").unwrap();
+    assert!(to.store.get("child").unwrap().imported);
+    to.store.flatten("base").unwrap();
+    assert!(to.store.get("base").unwrap().imported);
+    // One of this host's own in its place.
+    to.store.remove("child").unwrap();
+    to.whole("base", 2);
+    assert!(!to.store.get("base").unwrap().imported);
 }
