@@ -161,3 +161,63 @@ fn unread(path: &Path, error: &std::io::Error) -> Problem {
 fn made(cache: &Path) -> PathBuf {
     cache.join("images")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::run::request::tests::check;
+
+    fn blueprint(words: &[&str]) -> Blueprint {
+        Blueprint {
+            request: check(words).expect("a request"),
+            record: Record::default(),
+            root: RootId::Made {
+                name: "image".to_owned(),
+                length: 1,
+            },
+            parent: None,
+        }
+    }
+
+    #[test]
+    fn what_a_machine_gets_of_the_host_is_told_and_nothing_else() {
+        let plain = ["-p", "8080:80", "-v", "data:/data", "--tmpfs", "/t", "web"];
+        assert_eq!(blueprint(&plain).wants(true), [""; 0]);
+        assert_eq!(
+            blueprint(&["--network", "none", "web"]).wants(true),
+            [""; 0]
+        );
+        let cases: [(&[&str], &str); 9] = [
+            (&["-v", "/etc:/x"], "the directory /etc, to write to"),
+            (&["-v", "/etc:/x:ro"], "the directory /etc, to read"),
+            (&["-v", "data:/x:ro"], "the volume 'data', to read"),
+            (&["--network", "open"], "all of the host's network"),
+            (&["--network", "tap:t0"], "the interface 't0'"),
+            (&["--network", "bridge:b0"], "the bridge 'b0'"),
+            (&["--network", "net:blue"], "the private network 'blue'"),
+            (
+                &["--allow", "127.0.0.1:5432"],
+                "what 1 of its rules allow of the network",
+            ),
+            (&["-p", "0.0.0.0:8080:80"], "port 8080 for everybody"),
+        ];
+        for (options, want) in cases {
+            let words = [options, &["web"]].concat();
+            assert_eq!(blueprint(&words).wants(true), [want], "{words:?}");
+        }
+        let open = blueprint(&["-p", "0.0.0.0:8080:80", "web"]);
+        assert_eq!(open.wants(false), [""; 0], "others take its place");
+        let file = Blueprint {
+            root: RootId::File {
+                path: "/home/me/root.img".into(),
+                length: 1,
+                changed: (0, 0),
+            },
+            ..blueprint(&["web"])
+        };
+        assert_eq!(
+            file.wants(true),
+            ["the file /home/me/root.img, as its root"]
+        );
+    }
+}

@@ -4,6 +4,7 @@
 
 use super::RunRequest;
 use super::begin;
+use super::blueprint::RootId;
 use super::detach;
 use super::parts::{self, kernel_of};
 use super::ready::Ready;
@@ -102,7 +103,7 @@ pub fn gather(
 ) -> Result<parts::Parts, Failure> {
     let cache = cache_dir()?;
     let store = Store::open(&cache.join("checkpoints"));
-    let name = key(request, &cache, printer, waterfall)?;
+    let name = key(request, ready, &cache, printer, waterfall)?;
     let host = HostCpu::read().context("cannot learn what this host's KVM offers")?;
     let kept = store.get(&name).ok();
     let kept = kept.filter(|kept| host.check(&kept.manifest.needs).is_ok());
@@ -120,6 +121,7 @@ pub fn gather(
 /// A digest over all that a service is made of before it is ready.
 fn key(
     request: &RunRequest,
+    ready: &Ready,
     cache: &Path,
     printer: &Printer,
     waterfall: &mut Waterfall,
@@ -135,6 +137,16 @@ fn key(
     };
     let machine = begin::key(&recipe)?;
     let root = parts::root_of(request, cache, printer)?;
+    digits(&machine, &root, request, ready)
+}
+
+/// `machine` is the key of its template.
+fn digits(
+    machine: &str,
+    root: &RootId,
+    request: &RunRequest,
+    ready: &Ready,
+) -> Result<String, Failure> {
     let mut same = request.clone();
     // What each start has for itself.
     same.name = None;
@@ -145,7 +157,9 @@ fn key(
     same.timeout = std::time::Duration::ZERO;
     (same.quiet, same.detach, same.remove, same.jail) = (false, false, false, true);
     same.network.publish.clear();
-    let text = serde_json::to_vec(&(machine, root, same)).map_err(anyhow::Error::from)?;
+    // What is ready by one sign is not by another.
+    let ready = format!("{ready:?}");
+    let text = serde_json::to_vec(&(machine, root, same, ready)).map_err(anyhow::Error::from)?;
     let mut digits = Digest::of(&text).hex();
     digits.truncate(DIGITS);
     Ok(digits)
@@ -168,5 +182,32 @@ fn evict(store: &Store) {
             // One that stays costs disk and nothing else.
             None => drop(store.remove(&listed.name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::run::request::tests::check;
+
+    #[test]
+    fn a_service_is_kept_once_for_each_sign_that_it_is_ready() {
+        let root = RootId::Made {
+            name: "image".to_owned(),
+            length: 1,
+        };
+        let key = |words: &[&str], ready: &str| {
+            let request = check(words).expect("a request");
+            let ready = Ready::parse(ready).map_err(|problem| problem.what);
+            let key = digits("machine", &root, &request, &ready.expect("a sign"));
+            key.map_err(|_| "no key").expect("a key")
+        };
+        let one = key(&["web"], "80");
+        assert_eq!(key(&["--name", "x", "-p", "1:2", "web"], "80"), one);
+        let others = ["81", "http://localhost:80/", "ready", "80 is open"];
+        for ready in others {
+            assert_ne!(key(&["web"], ready), one, "{ready}");
+        }
+        assert_ne!(key(&["-e", "A=b", "web"], "80"), one);
     }
 }

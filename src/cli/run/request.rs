@@ -288,7 +288,7 @@ pub fn hostname(text: &str) -> Result<(), Problem> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::cli::shape::tests::HOST;
     use clap::Parser;
@@ -299,7 +299,7 @@ mod tests {
         run: RunArgs,
     }
 
-    fn check(words: &[&str]) -> Result<RunRequest, Vec<Problem>> {
+    pub fn check(words: &[&str]) -> Result<RunRequest, Vec<Problem>> {
         let words = std::iter::once("run").chain(words.iter().copied());
         let line = Line::try_parse_from(words).expect("clap takes it");
         RunRequest::check(&line.run, HOST, |name| {
