@@ -66,18 +66,46 @@ impl Ready {
     /// Waits until it is so, or at most this long, or for the machine's end.
     pub fn wait(&self, place: &Place, id: &str, patience: Duration) -> Result<(), Failure> {
         let answers = match self {
-            Self::Port(port) => asked(place, id, *port, None, patience)?,
-            Self::Url { port, path } => asked(place, id, *port, Some(path), patience)?,
-            Self::Line(expression) => heard(place, id, expression, patience)?,
+            Self::Port(port) => asked(place, id, *port, None, patience),
+            Self::Url { port, path } => asked(place, id, *port, Some(path), patience),
+            Self::Line(expression) => heard(place, id, expression, patience),
         };
         match answers {
-            true => Ok(()),
-            false => Err(Problem::new(format!(
+            Ok(true) => Ok(()),
+            // However that showed itself to who asked.
+            _ if ended(place, id)? => Err(Problem::new("the service ended before it was ready")
+                .hint("husk run shows what it says")
+                .into()),
+            Err(failure) => Err(failure),
+            Ok(false) => Err(Problem::new(format!(
                 "the service is not ready within {} s",
                 patience.as_secs_f32()
             ))
             .hint("--timeout gives it longer; husk run shows what it says")
             .into()),
+        }
+    }
+}
+
+/// Whether the machine is gone, or goes now: what asked in it was ended with the service, a moment
+/// before the machine itself.
+fn ended(place: &Place, id: &str) -> Result<bool, Failure> {
+    const MOMENT: Duration = Duration::from_millis(500);
+    let Ok(found) = place.find(id) else {
+        return Ok(true);
+    };
+    let watched = Watched::new(&found.dir)?;
+    let Some(owner) = found.owner().context("cannot watch the machine's owner")? else {
+        return Ok(true);
+    };
+    let until = Instant::now() + MOMENT;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if watched.wait_for(std::slice::from_ref(&owner), left)? {
+            return Ok(true);
+        }
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }
