@@ -10,6 +10,7 @@ use super::table;
 use super::trace::{Mark, Waterfall};
 use crate::instance::record::is_name;
 use crate::snapshot::{Draft, Layer, MEMORY, STATE, Store, disk};
+use crate::sys::seqpacket::SeqPacket;
 use anyhow::Context as _;
 use serde::Serialize;
 use std::fs::File;
@@ -72,22 +73,18 @@ pub fn execute(args: &ForkArgs, exec: Mark, printer: &Printer) -> Result<ExitSta
     let (paused, blueprint) = save(&found, draft.path(), How::default())?;
     let saved = open(&draft, blueprint).context("cannot read what was saved")?;
     let mut waterfall = Waterfall::starting(exec);
-    let mut sockets = Vec::new();
+    let (mut sockets, mut failures) = (Vec::new(), Vec::new());
     for name in names {
-        let saved = saved.again().context("cannot open what was saved")?;
-        let mut request = saved.blueprint.request.clone();
-        request.hostname = name.clone().or(Some(hostname(&request)?));
-        request.name = name;
-        request.detach = true;
-        request.remove = args.rm;
-        request.trace = None;
-        request.vsock = None;
-        elsewhere(&mut request)?;
-        let parts = restored(saved, &request, &mut waterfall)?;
-        sockets.push(detached::hand_over(&request, parts)?);
+        match start(&saved, name, args.rm, &mut waterfall) {
+            Ok(socket) => sockets.push(socket),
+            // Those that were started before are there, and are told.
+            Err(failure) => {
+                failures.push(failure);
+                break;
+            }
+        }
     }
     let mut copies = Vec::new();
-    let mut failures = Vec::new();
     for socket in &sockets {
         match detached::hear(socket, printer) {
             Ok(id) => copies.push(id),
@@ -109,6 +106,26 @@ pub fn execute(args: &ForkArgs, exec: Mark, printer: &Printer) -> Result<ExitSta
         Some(failure) => Err(failure),
         None => Ok(ExitStatus::Success),
     }
+}
+
+/// Begins one copy; where its word will come from.
+fn start(
+    saved: &Saved,
+    name: Option<String>,
+    remove: bool,
+    waterfall: &mut Waterfall,
+) -> Result<SeqPacket, Failure> {
+    let saved = saved.again().context("cannot open what was saved")?;
+    let mut request = saved.blueprint.request.clone();
+    request.hostname = name.clone().or(Some(hostname(&request)?));
+    request.name = name;
+    request.detach = true;
+    request.remove = remove;
+    request.trace = None;
+    request.vsock = None;
+    elsewhere(&mut request)?;
+    let parts = restored(saved, &request, waterfall)?;
+    Ok(detached::hand_over(&request, parts)?)
 }
 
 fn count(text: &str) -> Result<u32, Problem> {

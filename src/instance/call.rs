@@ -10,8 +10,9 @@ use std::time::Duration;
 /// For an owner that lives to answer what costs it nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// For a machine's memory and disks to be written, on a slow disk.
-const SAVING: Duration = Duration::from_secs(600);
+/// For a machine's memory and disks to be written, on a slow disk: longer than the session has
+/// for it, which says so when it gives up.
+const SAVING: Duration = Duration::from_secs(3660);
 
 /// Asks, and waits for the answer; without end only where it is the machine's end.
 pub fn ask(found: &Found, ask: &Ask) -> io::Result<Answer> {

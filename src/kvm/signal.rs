@@ -36,8 +36,9 @@ fn number() -> libc::c_int {
     libc::SIGRTMIN()
 }
 
-/// A handler that does nothing, so that the signal ends a call and not the process.
-fn install() {
+/// A handler that does nothing, so that the signal ends a call and not the process. Before any
+/// vCPU has a thread.
+pub fn install() {
     static ONCE: Once = Once::new();
     extern "C" fn nothing(_: libc::c_int) {}
     ONCE.call_once(|| {
@@ -52,8 +53,8 @@ fn install() {
 }
 
 /// On the vCPU's own thread, before it runs: from now on the call is heard in the guest only.
+/// After `install`: one that is called before it listens is called again.
 pub fn listen(vcpu: &VcpuFd) -> io::Result<()> {
-    install();
     // SAFETY: `blocked` and `old` are signal sets of this frame, filled by these very calls.
     let old = unsafe {
         let mut blocked: libc::sigset_t = MaybeUninit::zeroed().assume_init();

@@ -76,6 +76,7 @@ impl Machine {
 
     /// Starts every vCPU; the first one enters the kernel, the others wait for it.
     pub fn start(self) -> io::Result<Running> {
+        signal::install();
         let threads = self
             .vcpus
             .into_iter()

@@ -28,6 +28,8 @@ impl Twin {
     /// takes no lock and does not panic.
     pub unsafe fn start(keep: BorrowedFd<'_>, work: impl FnOnce() -> i32) -> io::Result<Self> {
         let keep = keep.as_raw_fd();
+        // SAFETY: no argument; it cannot fail.
+        let parent = unsafe { libc::getpid() };
         let mut pidfd: RawFd = -1;
         // SAFETY: all-zero is a valid clone_args, a plain structure of integers.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
@@ -51,6 +53,10 @@ impl Twin {
             // it may run here. Nothing returns from here into what the parent was doing.
             unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if libc::getppid() != parent {
+                    // It died before it could be told that its copy is to die with it.
+                    libc::_exit(libc::ESRCH);
+                }
                 close_all_but(keep);
                 libc::_exit(work())
             }

@@ -290,8 +290,9 @@ pub fn key(recipe: &Recipe<'_>) -> Result<String, Problem> {
     let _ = writeln!(text, "{}", release.release().to_string_lossy());
     let _ = writeln!(text, "{}", probe::processor());
     // Native code in ring 3 reads the host's own time stamp counter, which begins anew with
-    // each boot of the host: a guest would see its clock go backwards.
-    if recipe.variant == Some(Variant::Ring3) {
+    // each boot of the host: a guest would see its clock go backwards. A kernel of the
+    // operator's may be such a one, and says so only to the machine.
+    if recipe.variant != Some(Variant::Ring0) {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
         let boot = boot.map_err(|error| {
             Problem::new("cannot learn which boot of the host this is").because(&error)
