@@ -6,9 +6,12 @@ use rustix::fs::{SeekFrom, copy_file_range, ftruncate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 /// Bytes a call copies at most.
 const PIECE: usize = 1 << 30;
+/// Bytes held at once where the kernel does not copy.
+const HELD: usize = 256 << 10;
 
 /// Makes `to`, an empty file, the same as `from`, of `length` bytes, which nobody writes to
 /// meanwhile. Their positions afterwards are anywhere.
@@ -43,7 +46,24 @@ fn piece(from: &File, to: &File, at: u64, end: u64) -> io::Result<u64> {
         Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
         Ok(count) => Ok(count as u64),
         Err(Errno::INTR) => Ok(0),
+        // Between file systems of two kinds, and from some kinds at all, nobody copies for us.
+        Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+            by_hand(from, to, at, length)
+        }
         Err(errno) => Err(errno.into()),
+    }
+}
+
+fn by_hand(from: &File, to: &File, at: u64, length: usize) -> io::Result<u64> {
+    let mut held = vec![0; length.min(HELD)];
+    match from.read_at(&mut held, at) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(count) => {
+            to.write_all_at(&held[..count], at)?;
+            Ok(count as u64)
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+        Err(error) => Err(error),
     }
 }
 
@@ -71,6 +91,26 @@ mod tests {
         assert!(whole("from") == whole("to"));
         let blocks = to.metadata().expect("a file").blocks();
         assert!(blocks < 1000, "{blocks}");
+    }
+
+    #[test]
+    fn between_file_systems_of_two_kinds_too() {
+        const LENGTH: u64 = 64 << 20;
+        let memory = rustix::fs::memfd_create("to", rustix::fs::MemfdFlags::CLOEXEC);
+        let (from, to) = (
+            tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file"),
+            File::from(memory.expect("a file of memory")),
+        );
+        let bytes: Vec<u8> = (0..700_001u32).map(|i| i.to_le_bytes()[1]).collect();
+        from.write_all_at(&bytes, 10 << 20).expect("room");
+        from.set_len(LENGTH).expect("room");
+        duplicate(&from, &to, LENGTH).expect("copied");
+        let mut copied = vec![0; bytes.len()];
+        to.read_exact_at(&mut copied, 10 << 20).expect("as long");
+        assert!(copied == bytes);
+        let meta = to.metadata().expect("a file");
+        assert_eq!(meta.len(), LENGTH);
+        assert!(meta.blocks() < 4000, "{}", meta.blocks());
     }
 
     #[test]
