@@ -70,7 +70,7 @@ fn by_hand(from: &File, to: &File, at: u64, length: usize) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn a_copy_has_the_content_and_the_holes() {
