@@ -2,7 +2,7 @@
 //! From a described machine to its end, in the process that owns it: this one in the
 //! foreground, a process of its own with --detach. Main thread.
 
-use super::session::window_size;
+use crate::cli::guest;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
@@ -175,7 +175,7 @@ pub fn drive(
                 agent: operator.timeout,
                 shutdown: SHUTDOWN,
             },
-            window_size: &window_size,
+            window_size: &guest::window_size,
             company: Some(&mut owned.desk),
             detachable: false,
         },

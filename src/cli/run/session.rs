@@ -17,7 +17,7 @@ use crate::instance::Control;
 use crate::instance::session::{self, Event, Machine, SessionError};
 use crate::sys::clock;
 use anyhow::Context as _;
-use husk_protocol::{Exit, Size};
+use husk_protocol::Exit;
 use std::io;
 
 impl Machine for Control {
@@ -108,10 +108,6 @@ pub fn run(request: &RunRequest, exec: Mark, printer: &Printer) -> Result<ExitSt
         }
         Err(error) => refuse(&error, printer),
     }
-}
-
-pub fn window_size() -> Option<Size> {
-    terminal::window_size().map(|(rows, columns)| Size { columns, rows })
 }
 
 fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool) {
