@@ -6,7 +6,7 @@ use super::run::{find, place, problem};
 use crate::instance::call;
 use crate::instance::desk::{Answer, Ask};
 use crate::instance::journal;
-use crate::instance::record::{Ended, State, now};
+use crate::instance::record::State;
 use crate::instance::{Found, Place};
 use anyhow::Context as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,18 +27,18 @@ pub struct WaitArgs {
 pub fn execute(args: &WaitArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
     let place = place()?;
     for found in find(&place, &args.machines)? {
-        let ended = end_of(&place, &found)?;
-        printer.data(format!("{}\n", ended.code).as_bytes())?;
+        let code = code_of(&place, &found)?;
+        printer.data(format!("{code}\n").as_bytes())?;
     }
     Ok(ExitStatus::Success)
 }
 
-fn end_of(place: &Place, found: &Found) -> Result<Ended, Failure> {
+fn code_of(place: &Place, found: &Found) -> Result<u8, Failure> {
     if let State::Exited(ended) = &found.state {
-        return Ok(ended.clone());
+        return Ok(ended.code);
     }
     if let Ok(Answer::Ended(ended)) = call::ask(found, &Ask::Wait) {
-        return Ok(ended);
+        return Ok(ended.code);
     }
     // No word of the owner: the kernel tells when it ends, and its folder what it came to.
     gone(found, None)?;
@@ -46,21 +46,13 @@ fn end_of(place: &Place, found: &Found) -> Result<Ended, Failure> {
         Some(Found {
             state: State::Exited(ended),
             ..
-        }) => Ok(ended),
+        }) => Ok(ended.code),
         // Between our look and our question it ended, and went as it was to.
-        _ => match journal::end_of(place.path(), &found.record.id) {
-            Some(code) => Ok(Ended {
-                at: now(),
-                code,
-                signal: None,
-                error: None,
-            }),
-            None => {
-                let title = found.record.title();
-                let what = format!("machine '{title}' is gone, and nothing says how it ended");
-                Err(Problem::new(what).into())
-            }
-        },
+        _ => journal::end_of(place.path(), &found.record.id).ok_or_else(|| {
+            let title = found.record.title();
+            let what = format!("machine '{title}' is gone, and nothing says how it ended");
+            Problem::new(what).into()
+        }),
     }
 }
 

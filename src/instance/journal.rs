@@ -68,9 +68,9 @@ pub fn reader(place: &Path) -> Reader {
 
 /// The exit code of a machine of which nothing else may be kept, if its end is still told of.
 pub fn end_of(place: &Path, id: &str) -> Option<u8> {
-    let texts = NAMES.map(|name| fs::read(place.join(name)).unwrap_or_default());
-    let mut all = texts.iter().flat_map(|text| entries(text));
-    all.find(|entry| entry.id == id && entry.what == "die")?
+    let text = reader(place).read().ok()?;
+    entries(&text)
+        .find(|entry| entry.id == id && entry.what == "die")?
         .code
 }
 

@@ -3,7 +3,7 @@
 //! foreground, a process of its own with --detach. Main thread.
 
 use super::blueprint::Blueprint;
-use super::session::window_size;
+use crate::cli::guest;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
@@ -221,7 +221,7 @@ pub fn drive(
                     false => Duration::ZERO,
                 },
             },
-            window_size: &window_size,
+            window_size: &guest::window_size,
             company: Some(&mut owned.desk),
             detachable: false,
         },

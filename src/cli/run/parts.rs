@@ -8,9 +8,9 @@ use super::blueprint::{Blueprint, RootId};
 use super::declared::Declared;
 use super::identity;
 use super::network;
-use super::session::window_size;
 use super::storage::{self, Disks, Storage};
 use super::written::{self, Sources};
+use crate::cli::guest;
 use crate::cli::host::cache_dir;
 use crate::cli::image::{Bars, problem as image_problem};
 use crate::cli::kernel;
@@ -29,7 +29,7 @@ use crate::instance::seat::Seat;
 use crate::instance::session::Opening;
 use crate::units::Variant;
 use anyhow::Context as _;
-use husk_protocol::{Filesystem, LogRecord, Root, Start, Terminal};
+use husk_protocol::{Filesystem, LogRecord, Root, Start};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -251,13 +251,7 @@ fn start(request: &RunRequest, root: &RootFs) -> Result<Start, Problem> {
         user: process.user,
         cwd: process.cwd,
         hostname: hostname(request),
-        terminal: request.tty.then(|| Terminal {
-            size: window_size().unwrap_or(husk_protocol::Size {
-                columns: 80,
-                rows: 24,
-            }),
-            term: std::env::var("TERM").unwrap_or_default(),
-        }),
+        terminal: request.tty.then(guest::this_terminal),
         stdin: request.interactive,
         root: Some(Root {
             device: "/dev/vda".into(),

@@ -17,7 +17,7 @@ use crate::instance::Control;
 use crate::instance::session::{self, Event, Machine, SessionError};
 use crate::sys::clock;
 use anyhow::Context as _;
-use husk_protocol::{Exit, Size};
+use husk_protocol::Exit;
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -119,10 +119,6 @@ pub fn attend(
         }
         Err(error) => refuse(&error, printer),
     }
-}
-
-pub fn window_size() -> Option<Size> {
-    terminal::window_size().map(|(rows, columns)| Size { columns, rows })
 }
 
 fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool) {
