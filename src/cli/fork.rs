@@ -70,8 +70,9 @@ pub fn execute(args: &ForkArgs, exec: Mark, printer: &Printer) -> Result<ExitSta
     let store = Store::open(&cache_dir()?.join("forks"));
     let draft = store.draft("fork").map_err(|error| problem(&error))?;
     let waiting = Waiting::for_the("copying the machine", printer.talk, args.quiet);
-    let (paused, blueprint) = save(&found, draft.path(), How::default())?;
-    let saved = open(&draft, blueprint).context("cannot read what was saved")?;
+    let kept = save(&found, draft.path(), How::default())?;
+    let paused = kept.paused;
+    let saved = open(&draft, kept.blueprint).context("cannot read what was saved")?;
     let mut waterfall = Waterfall::starting(exec);
     let (mut sockets, mut failures) = (Vec::new(), Vec::new());
     for name in names {

@@ -2,7 +2,7 @@
 //! `husk rm`: forgets machines that ended.
 
 use super::output::{ExitStatus, Failure, Printer, Problem};
-use super::run::{find, place, problem};
+use super::run::{find_some, place, problem};
 use super::stop;
 use crate::instance::call;
 use crate::instance::desk::Ask;
@@ -29,12 +29,14 @@ pub struct RmArgs {
 
 pub fn execute(args: &RmArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
     let place = place()?;
-    let list = find(&place, &args.machines)?;
-    let mut problems = Vec::new();
-    for found in list.iter().filter(|found| args.force && found.is_running()) {
-        let _ = call::ask(found, &Ask::Signal { number: KILL });
+    // One that is not there keeps nobody from removing the others.
+    let (list, mut problems) = find_some(&place, &args.machines);
+    for (found, _) in &list {
+        if args.force && found.is_running() {
+            let _ = call::ask(found, &Ask::Signal { number: KILL });
+        }
     }
-    for (found, word) in list.iter().zip(&args.machines) {
+    for (found, word) in &list {
         if args.force && found.is_running() {
             stop::end(found, PATIENCE)?;
         }

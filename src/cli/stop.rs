@@ -2,7 +2,7 @@
 //! `husk stop`: asks, waits, and then insists.
 
 use super::output::{ExitStatus, Failure, Printer, Problem};
-use super::run::{find, place};
+use super::run::{find_some, place};
 use super::signals;
 use super::wait::gone;
 use crate::instance::Found;
@@ -45,21 +45,25 @@ pub fn execute(args: &StopArgs, printer: &Printer) -> Result<ExitStatus, Failure
     let signal = args.signal.as_deref().map(signals::parse).transpose();
     let signal = signal.map_err(|why| Problem::new(format!("--signal {why}")))?;
     let place = place()?;
-    let list = find(&place, &args.machines)?;
+    // One that is not there keeps nobody from stopping the others.
+    let (list, problems) = find_some(&place, &args.machines);
     let ask = Ask::Stop {
         signal,
         grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
     };
     // All are asked before one is waited for.
-    for found in list.iter().filter(|found| found.is_running()) {
+    for (found, _) in list.iter().filter(|(found, _)| found.is_running()) {
         // One that cannot be asked any more is at its end, or is made to be below.
         let _ = call::ask(found, &ask);
     }
-    for (found, word) in list.iter().zip(&args.machines) {
+    for (found, word) in &list {
         end(found, grace.saturating_add(INSIST))?;
         printer.data(format!("{word}\n").as_bytes())?;
     }
-    Ok(ExitStatus::Success)
+    match problems.is_empty() {
+        true => Ok(ExitStatus::Success),
+        false => Err(Failure::operator(problems)),
+    }
 }
 
 /// Waits for a machine's end, and if it does not come ends its owner, and that the machine.

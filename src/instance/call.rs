@@ -16,13 +16,20 @@ const SAVING: Duration = Duration::from_secs(3660);
 
 /// Asks, and waits for the answer; without end only where it is the machine's end.
 pub fn ask(found: &Found, ask: &Ask) -> io::Result<Answer> {
+    ask_on(found, ask).map(|(answer, _)| answer)
+}
+
+/// Asks on a connection that stays: a machine that is held since it was saved goes on when
+/// that is closed, unless it was ended before.
+pub fn ask_on(found: &Found, ask: &Ask) -> io::Result<(Answer, UnixStream)> {
     let mut stream = found.call()?;
     stream.set_read_timeout(match ask {
         Ask::Wait => None,
         Ask::Save { .. } => Some(SAVING),
         _ => Some(PATIENCE),
     })?;
-    put(&mut stream, ask)
+    let answer = put(&mut stream, ask)?;
+    Ok((answer, stream))
 }
 
 /// A connection on which the owner speaks as an agent does, of the machine's own process.

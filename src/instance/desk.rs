@@ -60,7 +60,8 @@ pub enum Ask {
     /// whole.
     Save {
         folder: PathBuf,
-        /// Whether it stands still from then on; else it goes on.
+        /// Whether it stands still from then on, until whoever asked says `End` or `Resume`
+        /// or hangs up; else it goes on.
         hold: bool,
         /// Of its memory only what is not as it was when it was restored.
         changes: bool,
@@ -100,6 +101,8 @@ enum Client {
     Counting(UnixStream),
     /// For its snapshot to be whole.
     Saving(UnixStream),
+    /// The machine stands still for its sake, until it says what is to become of it or is gone.
+    Holding(UnixStream),
     Attached(Box<Attached>),
     Gone,
 }
@@ -168,7 +171,7 @@ impl Desk {
                 }
                 Client::Waiting(stream) => drop(tell(&stream, &Answer::Ended(ended.clone()))),
                 Client::Attached(attached) => farewell(*attached, until),
-                Client::Asking(..) | Client::Gone => {}
+                Client::Asking(..) | Client::Holding(_) | Client::Gone => {}
             }
         }
     }
@@ -300,9 +303,10 @@ impl Company for Desk {
         for client in &self.clients {
             list.push(match client {
                 Client::Asking(stream, _) => (stream.as_fd(), PollFlags::POLLIN),
-                Client::Waiting(stream) | Client::Counting(stream) | Client::Saving(stream) => {
-                    (stream.as_fd(), PollFlags::POLLIN)
-                }
+                Client::Waiting(stream)
+                | Client::Counting(stream)
+                | Client::Saving(stream)
+                | Client::Holding(stream) => (stream.as_fd(), PollFlags::POLLIN),
                 Client::Attached(attached) => attached.watched(self.input.len() < MAX_INPUT),
                 // Cleared after each turn; watched only to keep the places.
                 Client::Gone => (self.listener.as_fd(), PollFlags::empty()),
@@ -320,10 +324,14 @@ impl Company for Desk {
             match self.clients.get_mut(place) {
                 Some(Client::Attached(_)) => self.take(place),
                 Some(client) => {
+                    let held = matches!(client, Client::Holding(_));
                     if client.hear(&mut ask)
                         && let Ok(ask) = serde_json::from_slice(&ask)
                     {
                         self.obey(place, ask);
+                    } else if held && matches!(client, Client::Gone) {
+                        // Whoever ended it has said so before; else it is as if never held.
+                        self.wishes.push_back(Wish::Resume);
                     }
                 }
                 None => {}
@@ -396,15 +404,20 @@ impl Desk {
             },
             Err(why) => Answer::Refused(why.clone()),
         };
+        let held = self.saving.take() == Some(true) && result.is_ok();
         let mut heard = false;
         for client in &mut self.clients {
-            if let Client::Saving(stream) = client {
-                heard |= tell(stream, &answer).is_ok();
-                *client = Client::Gone;
+            if let Client::Saving(_) = client
+                && let Client::Saving(stream) = std::mem::replace(client, Client::Gone)
+                && tell(&stream, &answer).is_ok()
+                && held
+            {
+                heard = true;
+                *client = Client::Holding(stream);
             }
         }
         // Nobody is there any more to say whether it is to go on.
-        if self.saving.take() == Some(true) && !heard && result.is_ok() {
+        if held && !heard {
             self.wishes.push_back(Wish::Resume);
         }
     }
@@ -426,7 +439,8 @@ impl Client {
             Self::Asking(stream, _)
             | Self::Waiting(stream)
             | Self::Counting(stream)
-            | Self::Saving(stream) => &*stream,
+            | Self::Saving(stream)
+            | Self::Holding(stream) => &*stream,
             Self::Attached(_) | Self::Gone => return false,
         };
         let mut buffer = [0; MAX_REQUEST];

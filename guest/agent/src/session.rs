@@ -42,7 +42,7 @@ pub enum Ending {
 
 /// What the host wants of the machine and not of its process: the loop's to see to.
 pub enum Order {
-    Freeze,
+    Freeze { settle: bool },
     Thaw,
     Reborn(Rebirth),
 }
@@ -325,7 +325,9 @@ impl Session {
             Message::Signal { number } => self.signal(number),
             Message::Resize(size) => self.resize(size),
             Message::Shutdown if self.main => self.shutdown = true,
-            Message::Freeze if self.main => self.orders.push_back(Order::Freeze),
+            Message::Freeze { settle } if self.main => {
+                self.orders.push_back(Order::Freeze { settle });
+            }
             Message::Thaw if self.main => self.orders.push_back(Order::Thaw),
             Message::Reborn(rebirth) if self.awaiting => {
                 self.orders.push_back(Order::Reborn(rebirth));

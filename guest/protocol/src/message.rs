@@ -38,8 +38,9 @@ pub enum Message<'a> {
     /// host → agent: make the disks consistent and reset the machine.
     Shutdown,
     /// host → agent: stop every process of the image, as the machine is about to be saved.
-    /// Answered by one `Frozen` or `Unfrozen`, whatever comes meanwhile.
-    Freeze,
+    /// Answered by one `Frozen` or `Unfrozen`, whatever comes meanwhile. `settle`: what they
+    /// wrote is to be on the disks by then.
+    Freeze { settle: bool },
     /// agent → host: they stand still until a `Thaw`, or until a restored machine's agent let
     /// them go.
     Frozen,
@@ -265,7 +266,7 @@ impl<'a> Message<'a> {
             Self::Exited(_) => 11,
             Self::KernelLog { .. } => 12,
             Self::Shutdown => 13,
-            Self::Freeze => 14,
+            Self::Freeze { .. } => 14,
             Self::Frozen => 15,
             Self::Unfrozen { .. } => 16,
             Self::Thaw => 17,
@@ -316,7 +317,8 @@ impl<'a> Message<'a> {
                     w.bytes(record.text.as_bytes());
                 });
             }
-            Self::Shutdown | Self::Freeze | Self::Frozen | Self::Thaw => {}
+            Self::Shutdown | Self::Frozen | Self::Thaw => {}
+            Self::Freeze { settle } => w.bool(*settle),
             Self::Unfrozen { reason } => w.bytes(reason.as_bytes()),
             Self::Reborn(rebirth) => rebirth.write(w),
             Self::Step { which, problem } => {
@@ -375,7 +377,7 @@ impl<'a> Message<'a> {
                 })?,
             },
             13 => Self::Shutdown,
-            14 => Self::Freeze,
+            14 => Self::Freeze { settle: r.bool()? },
             15 => Self::Frozen,
             16 => Self::Unfrozen {
                 reason: r.string()?,

@@ -194,7 +194,7 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         (vec(record(), 0..20), any::<bool>())
             .prop_map(|(records, last)| Message::KernelLog { records, last }),
         Just(Message::Shutdown),
-        Just(Message::Freeze),
+        any::<bool>().prop_map(|settle| Message::Freeze { settle }),
         Just(Message::Frozen),
         any::<String>().prop_map(|reason| Message::Unfrozen { reason }),
         Just(Message::Thaw),

@@ -75,14 +75,15 @@ pub fn bake(
             hold: true,
             changes: false,
         };
-        let (_, mut blueprint) = save(&found, draft.path(), how)?;
+        let mut saved = save(&found, draft.path(), how)?;
+        let blueprint = &mut saved.blueprint;
         blueprint.request.network.clone_from(&request.network);
         let about = About {
             machine: id.clone(),
             image: Some(request.image.clone()),
             kernel: blueprint.record.kernel.clone(),
         };
-        let described = serde_json::to_value(&blueprint).map_err(anyhow::Error::from)?;
+        let described = serde_json::to_value(blueprint).map_err(anyhow::Error::from)?;
         let snapshot = draft.commit(about, None, described);
         Ok(snapshot.map_err(|error| problem(&error))?)
     });

@@ -35,7 +35,7 @@ pub use blueprint::Blueprint;
 pub use changes::{Changes, ChangesArgs};
 pub use checkpoint::bake;
 pub use detach::{self as detached, KeepArgs, keep};
-pub use owner::{find, find_one, place, problem};
+pub use owner::{find, find_one, find_some, place, problem};
 pub use request::{RunRequest, kernel_file, user, variable, workdir};
 pub use restore::{Saved, elsewhere, gather as restored};
 pub use saving::{How, save};

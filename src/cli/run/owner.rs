@@ -51,18 +51,25 @@ pub fn place() -> Result<Place, Failure> {
 
 /// Every machine that is meant, in that order; all that are not there are told at once.
 pub fn find(place: &Place, words: &[String]) -> Result<Vec<Found>, Failure> {
+    match find_some(place, words) {
+        (list, problems) if problems.is_empty() => {
+            Ok(list.into_iter().map(|(found, _)| found).collect())
+        }
+        (_, problems) => Err(Failure::operator(problems)),
+    }
+}
+
+/// Those that are there, with how they were called; and what is to be said of the others.
+pub fn find_some<'a>(place: &Place, words: &'a [String]) -> (Vec<(Found, &'a str)>, Vec<Problem>) {
     let mut list = Vec::new();
     let mut problems = Vec::new();
     for word in words {
         match place.find(word) {
-            Ok(found) => list.push(found),
+            Ok(found) => list.push((found, word.as_str())),
             Err(error) => problems.extend(problem(&error).problems),
         }
     }
-    match problems.is_empty() {
-        true => Ok(list),
-        false => Err(Failure::operator(problems)),
-    }
+    (list, problems)
 }
 
 pub fn find_one(place: &Place, word: &str) -> Result<Found, Failure> {

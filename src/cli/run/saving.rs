@@ -7,6 +7,7 @@ use crate::instance::desk::{Answer, Ask, BLUEPRINT};
 use crate::instance::{Found, call};
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,8 +23,18 @@ pub struct How {
     pub changes: bool,
 }
 
-/// Fills the folder, which is empty. Returns for how long the machine stood still.
-pub fn save(found: &Found, folder: &Path, how: How) -> Result<(Duration, Blueprint), Problem> {
+/// A machine that was saved.
+pub struct Kept {
+    /// For how long it stood still.
+    pub paused: Duration,
+    pub blueprint: Blueprint,
+    /// One that is held goes on when this is dropped and it was not ended before: also when
+    /// husk is killed.
+    pub _hold: UnixStream,
+}
+
+/// Fills the folder, which is empty.
+pub fn save(found: &Found, folder: &Path, how: How) -> Result<Kept, Problem> {
     let title = found.record.title();
     if !found.is_running() {
         return Err(Problem::new(format!("machine '{title}' does not run")));
@@ -34,13 +45,17 @@ pub fn save(found: &Found, folder: &Path, how: How) -> Result<(Duration, Bluepri
         changes: how.changes,
     };
     let about = || format!("machine '{title}' cannot be saved");
-    match call::ask(found, &ask) {
-        Ok(Answer::Saved { paused }) => {
+    match call::ask_on(found, &ask) {
+        Ok((Answer::Saved { paused }, hold)) => {
             let blueprint = take_blueprint(folder);
             let blueprint = blueprint.map_err(|error| Problem::new(about()).because(&error))?;
-            Ok((Duration::from_nanos(paused), blueprint))
+            Ok(Kept {
+                paused: Duration::from_nanos(paused),
+                blueprint,
+                _hold: hold,
+            })
         }
-        Ok(Answer::Refused(why)) => Err(Problem::new(format!("{}: {why}", about()))),
+        Ok((Answer::Refused(why), _)) => Err(Problem::new(format!("{}: {why}", about()))),
         Ok(_) => Err(
             Problem::new(format!("{}: its owner says something else", about()))
                 .hint("it was started by another version of husk"),

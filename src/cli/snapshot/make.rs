@@ -71,30 +71,25 @@ pub fn execute(args: &MakeArgs, printer: &Printer) -> Result<ExitStatus, Failure
     };
     let saved = save(&found, draft.path(), how)
         .map_err(Failure::from)
-        .and_then(|(paused, blueprint)| {
-            let parent = parent(args, &store, &blueprint)?;
+        .and_then(|kept| {
+            let parent = parent(args, &store, &kept.blueprint)?;
             let about = About {
                 machine: found.record.title().to_owned(),
                 image: Some(found.record.image.clone()),
                 kernel: found.record.kernel.clone(),
             };
-            let described = serde_json::to_value(&blueprint).map_err(anyhow::Error::from)?;
-            let kept = draft.commit(about, parent.as_ref(), described);
-            Ok((paused, kept.map_err(|error| problem(&error))?))
+            let described = serde_json::to_value(&kept.blueprint).map_err(anyhow::Error::from)?;
+            let snapshot = draft.commit(about, parent.as_ref(), described);
+            let snapshot = snapshot.map_err(|error| problem(&error))?;
+            if args.stop {
+                // It is held until here; where it was not kept, it goes on.
+                let _ = call::ask(&found, &Ask::End);
+                // What is told to be over is over. One that is gone already answers nobody.
+                let _ = call::ask(&found, &Ask::Wait);
+            }
+            Ok((kept.paused, snapshot))
         });
     drop(waiting);
-    if args.stop {
-        // It stands still: at its end if it is kept, and as before if it is not.
-        let ask = match saved.is_ok() {
-            true => Ask::End,
-            false => Ask::Resume,
-        };
-        let _ = call::ask(&found, &ask);
-        if ask == Ask::End {
-            // What is told to be over is over. One that is gone already answers nobody.
-            let _ = call::ask(&found, &Ask::Wait);
-        }
-    }
     let (paused, snapshot) = saved?;
     if args.format == table::Format::Json {
         let told = Told {

@@ -295,6 +295,31 @@ fn what_the_machine_counted_goes_to_all_who_asked() {
     assert!(matches!(last, Answer::Refused(_)), "{last:?}");
 }
 
+/// One that was killed between the answer and its word on what is to become of the machine.
+#[test]
+fn a_machine_is_held_for_as_long_as_whoever_had_it_saved_is_there() {
+    let mut room = Room::open();
+    room.desk().told(&Event::Started { pid: 7 });
+    let folder = tempfile::tempdir().expect("a folder");
+    let ask = Ask::Save {
+        folder: folder.path().to_owned(),
+        hold: true,
+        changes: false,
+    };
+    let found = room.found.clone();
+    let asking = thread::spawn(move || call::ask_on(&found, &ask).expect("an answer"));
+    room.turn(|desk| matches!(desk.next_wish(), Some(Wish::Save(_))));
+    room.desk().told(&Event::Saved(Ok(Saved { paused: 1 })));
+    room.turn(|_| asking.is_finished());
+    let (answer, hold) = asking.join().expect("no panic");
+    assert_eq!(answer, Answer::Saved { paused: 1 });
+    // Others come and go meanwhile.
+    assert!(matches!(room.ask(Ask::Inspect), Answer::Live(_)));
+    assert!(room.desk().next_wish().is_none(), "it is held");
+    drop(hold);
+    room.turn(|desk| matches!(desk.next_wish(), Some(Wish::Resume)));
+}
+
 /// A client that was killed: its snapshot goes on being made, and is nobody else's.
 #[test]
 fn a_save_whose_client_is_gone_is_not_taken_for_the_next_ones() {

@@ -132,7 +132,14 @@ fn copies_are_machines_of_their_own() {
     kept.goes_on("copy-3");
     let left = kept.husk(&["ps", "-q"]).stdout;
     assert_eq!(left.lines().count(), 3, "{left}");
-    kept.does(&["rm", "-f", "parent", "copy-1", "copy-3"]);
+    // One that is not there keeps nobody from removing the others.
+    let removed = kept.husk(&["rm", "-f", "parent", "nobody", "copy-1", "copy-3"]);
+    assert_eq!(removed.stdout, "parent\ncopy-1\ncopy-3\n");
+    assert!(
+        removed.code == 1 && removed.stderr.contains("'nobody'"),
+        "{removed:?}"
+    );
+    assert_eq!(kept.husk(&["ps", "-aq"]).stdout, "");
 }
 
 #[test]
@@ -199,6 +206,22 @@ fn disks_are_as_they_were_and_each_machine_has_its_own() {
     kept.does(&["exec", "disks", "touch", "/go"]);
     assert!(eventually(|| kept.log("disks").ends_with("new\nthere\n")));
     kept.does(&["rm", "-f", "disks", "a", "b"]);
+}
+
+/// What a service wrote and never had synced is in its memory, which goes into the snapshot; a
+/// volume belongs to whoever mounts it next.
+#[test]
+fn a_volume_has_what_was_written_before_its_machine_was_stopped_by_a_snapshot() {
+    let Some(kept) = Kept::find() else { return };
+    let script = "echo written > /data/row; echo ready; exec sleep 600";
+    kept.detach(&["--name", "db", "-v", "vol:/data", "-m", "128m"], script);
+    assert!(eventually(|| kept.log("db").contains("ready")));
+    kept.does(&["snapshot", "--stop", "stopped", "db"]);
+    let words = kept
+        .daily
+        .words(&["--rm", "-v", "vol:/data"], "cat /data/row");
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    assert_eq!(kept.does(&words), "written\n");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::entry;
 use crate::freezer::{Freezer, Stop};
 use crate::rebirth::{self, hooks::Hooks};
 use crate::session::{Order, Place, Session, exit_of};
+use crate::sys;
 use alloc::string::String;
 use alloc::vec::Vec;
 use husk_protocol::{Failure, Message, Rebirth, Step};
@@ -16,10 +17,13 @@ use libc::{POLLPRI, c_int, pollfd};
 /// Milliseconds after which a look is taken even if no group says anything.
 const LOOK: c_int = 20;
 
+/// Whether what the image wrote is to be on the disks before it is told to stand still.
+type Settle = bool;
+
 enum State {
     Going,
     /// Told to stop, not all did yet.
-    Stopping(Stop),
+    Stopping(Stop, Settle),
     Still(Stop),
     /// The machine was restored and is somebody else from here on; `Hooks` are being run.
     Changing(Stop, Hooks),
@@ -52,13 +56,13 @@ impl Still {
 
     pub fn obey(&mut self, order: Order, main: &mut Session) {
         match order {
-            Order::Freeze => self.stop(main),
+            Order::Freeze { settle } => self.stop(settle, main),
             Order::Thaw => self.thaw(main),
             Order::Reborn(rebirth) => self.change(&rebirth, main),
         }
     }
 
-    fn stop(&mut self, main: &mut Session) {
+    fn stop(&mut self, settle: Settle, main: &mut Session) {
         let refuse = |main: &mut Session, reason: &str| {
             main.tell(&Message::Unfrozen {
                 reason: reason.into(),
@@ -71,7 +75,7 @@ impl Still {
             return refuse(main, "its command does not run");
         };
         match self.freezer.stop(pid) {
-            Ok(stop) => self.state = State::Stopping(stop),
+            Ok(stop) => self.state = State::Stopping(stop, settle),
             Err(reason) => refuse(main, &reason),
         }
     }
@@ -79,7 +83,7 @@ impl Still {
     fn thaw(&mut self, main: &mut Session) {
         match core::mem::replace(&mut self.state, State::Going) {
             State::Going => {}
-            State::Stopping(stop) => {
+            State::Stopping(stop, _) => {
                 stop.release();
                 let reason = String::from("it took too long");
                 main.tell(&Message::Unfrozen { reason });
@@ -118,7 +122,7 @@ impl Still {
 
     /// Appends what is to be watched.
     pub fn watch(&self, fds: &mut Vec<pollfd>) {
-        if let State::Stopping(stop) = &self.state {
+        if let State::Stopping(stop, _) = &self.state {
             fds.extend(stop.events().map(|events| entry(events, POLLPRI)));
         }
     }
@@ -126,7 +130,7 @@ impl Still {
     /// Milliseconds poll may wait for its sake, or -1.
     pub fn patience(&self) -> c_int {
         match &self.state {
-            State::Stopping(_) => LOOK,
+            State::Stopping(..) => LOOK,
             State::Changing(_, hooks) => hooks.patience(),
             State::Going | State::Still(_) | State::Changed(_) => -1,
         }
@@ -135,12 +139,17 @@ impl Still {
     /// Looks how far it is.
     pub fn go_on(&mut self, main: &mut Session) {
         match core::mem::replace(&mut self.state, State::Going) {
-            State::Stopping(mut stop) => match stop.look(&self.freezer) {
+            State::Stopping(mut stop, settle) => match stop.look(&self.freezer) {
                 Ok(true) => {
+                    if settle {
+                        // Nobody writes any more. It may take long; nobody else is served
+                        // by a machine that is about to end.
+                        sys::sync();
+                    }
                     main.tell(&Message::Frozen);
                     self.state = State::Still(stop);
                 }
-                Ok(false) => self.state = State::Stopping(stop),
+                Ok(false) => self.state = State::Stopping(stop, settle),
                 Err(reason) => {
                     stop.release();
                     main.tell(&Message::Unfrozen { reason });

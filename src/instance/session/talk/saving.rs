@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 /// From `Freeze` to `Frozen`: what cannot stop in that time waits for a device that does not
 /// answer, and would be saved in the middle of it.
 const FREEZE: Duration = Duration::from_secs(5);
+/// The same, where what was written is to reach the disks as well: as at a machine's end.
+const SETTLE: Duration = Duration::from_secs(120);
 /// From the request to `Saved`: as many gibibytes of disks and memory as a slow disk of the
 /// host takes in an hour. Beyond it the machine's process is broken, not slow.
 const SAVE: Duration = Duration::from_secs(3600);
@@ -67,11 +69,20 @@ impl Talk<'_> {
             "its guest has not answered for the last snapshot yet"
         } else {
             self.saves.owed = true;
-            let limit = FREEZE.min(self.limits.agent);
+            let settle = order.hold;
+            let limit = self.patience(settle);
             self.saves.enter(Stand::Freezing(order), limit);
-            return self.tell(&Message::Freeze);
+            return self.tell(&Message::Freeze { settle });
         };
         self.note(Event::Saved(Err(why.into())));
+    }
+
+    /// One that goes on only in another machine, or never, has its volumes as a stop leaves them.
+    fn patience(&self, settle: bool) -> Duration {
+        match settle {
+            true => SETTLE,
+            false => FREEZE.min(self.limits.agent),
+        }
     }
 
     /// Whether the agent may say how a freeze went. It does once, however late.
@@ -155,9 +166,9 @@ impl Talk<'_> {
             return;
         };
         let (what, limit) = match stand {
-            Stand::Freezing(_) => (
+            Stand::Freezing(order) => (
                 "the guest's processes did not stand still",
-                FREEZE.min(self.limits.agent),
+                self.patience(order.hold),
             ),
             Stand::Saving { .. } | Stand::Writing { .. } => {
                 self.saves.lost = true;

@@ -246,7 +246,7 @@ fn an_agent_that_does_not_freeze_is_given_up_on_once() {
 fn a_refusal_is_told_in_clean_words_and_the_next_may_do() {
     let answer = |message: &Message<'_>| match message {
         Message::Start(_) => vec![Message::Started { pid: 5 }],
-        Message::Freeze => vec![Message::Unfrozen {
+        Message::Freeze { .. } => vec![Message::Unfrozen {
             reason: format!("\x1b]0;owned\x07{}", "x".repeat(4000)),
         }],
         _ => Vec::new(),
