@@ -47,4 +47,6 @@ pub mod volume;
 
 pub mod instance;
 
+pub mod bench;
+
 pub mod cli;
