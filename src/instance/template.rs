@@ -11,14 +11,14 @@ use crate::control::{Report, Request};
 use crate::image::Digest;
 use crate::snapshot;
 use crate::snapshot::verify::{self, Stamp};
+use crate::snapshot::working;
 use crate::sys::contents::contents;
 use husk_protocol::{Decoder, Message};
 use nix::fcntl::{Flock, FlockArg};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,6 @@ const MEMORY: &str = "memory";
 /// What it is of, as `About`.
 const ABOUT: &str = "about.json";
 const SEAL: &str = "seal.json";
-/// The pages its machines write to first. Sealed by nothing: whoever reads it trusts nothing.
-const HOT: &str = "pages.hot";
 const LOCK: &str = "lock";
 /// Digits of a key.
 const KEY_DIGITS: usize = 12;
@@ -152,7 +150,7 @@ pub fn find(place: &Path, key: &str) -> Option<Template> {
     // What was not used for the longest goes first when there are too many.
     let _ = state.set_modified(SystemTime::now());
     Some(Template {
-        hot: open(HOT),
+        hot: working::open(&path),
         path,
         state,
         memory,
@@ -194,23 +192,6 @@ pub fn make(
         return Err(error);
     }
     find(place, key).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
-}
-
-/// A file without a name, for what the first machine of a template shows.
-pub fn learning(path: &Path) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
-}
-
-/// Gives it its name, unless another was faster, or nothing was shown.
-pub fn learned(path: &Path, file: &File) -> io::Result<()> {
-    if file.metadata()?.len() == 0 {
-        return Ok(());
-    }
-    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let to = path.join(HOT);
-    let follow = AtFlags::SYMLINK_FOLLOW;
-    Ok(rustix::fs::linkat(CWD, from, CWD, to, follow)?)
 }
 
 /// All of them, the one used last first.

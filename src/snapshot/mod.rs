@@ -17,6 +17,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+pub mod working;
 
 pub use archive::Import;
 pub use cpu::{HostCpu, Unfit};

@@ -16,6 +16,7 @@ use crate::initramfs;
 use crate::instance::template::{self, About, Sitter, Template, TemplateError};
 use crate::net::Frames;
 use crate::probe;
+use crate::snapshot::working;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::HOST_PORT;
@@ -77,7 +78,7 @@ pub fn begin(
     waterfall.reached("template ready");
     // The first to go on from it shows what is wanted first.
     let learn = match hot {
-        None => template::learning(&path).ok(),
+        None => working::learning(&path).ok(),
         Some(_) => None,
     };
     let mut keep = |file: File| HostFile {

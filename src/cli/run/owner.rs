@@ -9,14 +9,15 @@ use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
 use crate::cli::signals::Signals;
 use crate::config::{Begin, Restore, VmConfig};
+use crate::control::Report;
 use crate::instance::beside::{self, Beside};
 use crate::instance::desk::{Described, Desk};
 use crate::instance::record::{Ended, Record, now};
 use crate::instance::session::{
     self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
 };
-use crate::instance::template;
 use crate::instance::{self, Ahead, Found, Place, PlaceError, Spawned};
+use crate::snapshot::working;
 use crate::sys::descriptors::another;
 use anyhow::Context as _;
 use husk_protocol::Exit;
@@ -83,7 +84,7 @@ pub struct Owned {
     beside: Beside,
     /// It holds disks that others may be waiting for.
     has_disks: bool,
-    /// Where the first machine of a template is to leave what it showed.
+    /// Where the first machine of a template or a snapshot is to leave what it showed.
     learned: Option<(PathBuf, File)>,
     /// What its guest has not written yet would be missed.
     writes_back: bool,
@@ -92,10 +93,6 @@ pub struct Owned {
 impl Owned {
     /// Writes down how it ended. Whoever reads that finds its ports and its volumes free.
     pub fn conclude(self, ended: &Ended) {
-        if let Some((template, file)) = self.learned {
-            // The next one will show it, too.
-            let _ = template::learned(&template, &file);
-        }
         drop(self.beside);
         if self.has_disks {
             // Taking a machine apart costs the kernel tens of milliseconds, and its locks on
@@ -213,6 +210,14 @@ pub fn drive(
     operator: Operator<'_>,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Outcome, SessionError> {
+    let learned = owned.learned.take();
+    let mut on_event = |event: Event| {
+        if let (Event::Report(Report::Learned), Some((folder, file))) = (&event, &learned) {
+            // Else the next one shows it, too.
+            let _ = working::learned(folder, file);
+        }
+        on_event(event);
+    };
     let result = session::drive(
         Session {
             agent: operator.agent,
@@ -232,7 +237,7 @@ pub fn drive(
             company: Some(&mut owned.desk),
             detachable: false,
         },
-        on_event,
+        &mut on_event,
     );
     // One that was given up on may be stopped, or hang: it would never see its socket end.
     if !result.as_ref().is_ok_and(|outcome| outcome.end.is_some()) {

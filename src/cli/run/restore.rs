@@ -21,7 +21,7 @@ use crate::image;
 use crate::instance::beside;
 use crate::instance::record::{Port, Record};
 use crate::instance::session::Opening;
-use crate::snapshot::{Layer, Parent, Snapshot, encode};
+use crate::snapshot::{Layer, Parent, Snapshot, encode, working};
 use anyhow::Context as _;
 use serde::Deserialize as _;
 use std::fs::File;
@@ -39,6 +39,10 @@ pub struct Saved {
     pub blueprint: Blueprint,
     /// What it is called, if that stays.
     pub parent: Option<Parent>,
+    /// What a machine that went on from it wrote to first.
+    pub hot: Option<File>,
+    /// The first to go on from it shows that.
+    pub learns: bool,
 }
 
 impl Saved {
@@ -54,6 +58,8 @@ impl Saved {
         })?;
         Ok(Self {
             parent: stays.then(|| snapshot.as_parent()),
+            hot: working::open(&snapshot.path),
+            learns: true,
             path: snapshot.path,
             state: snapshot.state,
             memory: snapshot.memory,
@@ -86,6 +92,8 @@ impl Saved {
                 .collect::<std::io::Result<_>>()?,
             blueprint: self.blueprint.clone(),
             parent: self.parent.clone(),
+            hot: self.hot.as_ref().map(copy).transpose()?,
+            learns: self.learns,
         })
     }
 }
@@ -105,7 +113,13 @@ pub fn gather(
         disks,
         blueprint,
         parent: saved_as,
+        hot,
+        learns,
     } = saved;
+    let learn = match hot {
+        None if learns => working::learning(&path).ok(),
+        _ => None,
+    };
     let mut file = |file: File| HostFile {
         path: path.clone(),
         fd: opened.keep(file.into()),
@@ -120,6 +134,7 @@ pub fn gather(
     let memory: anyhow::Result<_> = memory.into_iter().map(layer).collect();
     let memory = memory?;
     let state = file(state);
+    let (hot, learn) = (hot.map(&mut file), learn.map(&mut file));
     let root = blueprint.root.open(&cache, || {
         image::open_with(&request.image, &cache, request.pull.into(), &mut |_| {})
             .map_err(|error| image_problem(&error))
@@ -135,8 +150,8 @@ pub fn gather(
     let begin = Begin::Restore(Restore {
         state,
         memory,
-        hot: None,
-        learn: None,
+        hot,
+        learn,
     });
     let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     let equipment = storage::open(
