@@ -76,6 +76,7 @@ pub fn begin(
         }
     };
     waterfall.reached("template ready");
+    waterfall.restored();
     // The first to go on from it shows what is wanted first.
     let learn = match hot {
         None => working::learning(&path).ok(),

@@ -172,6 +172,7 @@ pub fn gather(
     let rebirth = identity::of(&record.hostname, network.guest)
         .context("cannot make a machine's identity")?;
     waterfall.reached("files open");
+    waterfall.restored();
     Ok(Parts {
         config,
         agent,
