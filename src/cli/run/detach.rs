@@ -18,6 +18,7 @@ use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::session::{Event, Opening, Streams};
 use crate::sys::descriptors::Inherited;
+use crate::sys::heap;
 use crate::sys::seqpacket::SeqPacket;
 use anyhow::Context as _;
 use husk_protocol::{Decoder, Message};
@@ -165,6 +166,7 @@ pub fn memory_file(bytes: &[u8]) -> anyhow::Result<File> {
 
 /// The life of an owner.
 pub fn keep(args: &KeepArgs) -> ExitStatus {
+    heap::keep_little();
     match take_over(args.parcel) {
         Ok(code) => ExitStatus::Code(code),
         Err(error) => {
