@@ -5,6 +5,7 @@ mod begin;
 mod blueprint;
 mod changes;
 mod checkpoint;
+mod cold;
 mod declared;
 pub mod detach;
 mod identity;

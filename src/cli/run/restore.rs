@@ -175,6 +175,7 @@ pub fn gather(
             root: blueprint.root,
             parent: saved_as,
         },
+        template: None,
     })
 }
 
