@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Changes what a template is beyond what its key says otherwise.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 /// Bytes of the disk that stands for the root's: more than any has, since a driver believes in
 /// them until it is told better.
 const STAND_IN: u64 = 1 << 46;
