@@ -17,6 +17,7 @@ mod request;
 mod restore;
 mod saving;
 mod session;
+mod sound;
 pub mod storage;
 mod written;
 
