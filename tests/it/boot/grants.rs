@@ -35,7 +35,7 @@ fn an_imported_snapshot_gets_of_the_host_what_it_is_granted() {
     for detached in [&["-d"][..], &[]] {
         let words = [&["restore"], detached, &["other"]].concat();
         let refused = kept.husk(&words);
-        assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+        assert_eq!((refused.code, refused.stdout.as_str()), (125, ""));
         let lines: Vec<&str> = refused.stderr.lines().collect();
         assert_eq!(lines.len(), 2, "{refused:?}");
         assert!(lines[0].contains("was imported"), "{refused:?}");
@@ -76,7 +76,7 @@ fn a_snapshot_that_says_what_no_command_line_takes_is_refused() {
         fs::write(folder.join("manifest.json"), bytes).expect("mine");
         fs::write(folder.join("digest"), format!("{digest}\n")).expect("mine");
         let refused = kept.husk(&["restore", "-d", "one"]);
-        assert_eq!((refused.code, refused.stdout.as_str()), (1, ""));
+        assert_eq!((refused.code, refused.stdout.as_str()), (125, ""));
         assert_eq!(refused.stderr.lines().count(), 1, "{refused:?}");
         let what = "husk: snapshot 'one' says of its machine what none has: ";
         assert!(refused.stderr.starts_with(what), "{refused:?}");
