@@ -59,6 +59,7 @@ fn a_snapshot_that_says_what_no_command_line_takes_is_refused() {
     let Some(kept) = Kept::find() else { return };
     kept.detach(&["--name", "parent", "-m", "128m"], "sleep 600");
     kept.does(&["snapshot", "--stop", "one", "parent"]);
+    kept.does(&["rm", "parent"]);
     let folder = kept.snapshot("one");
     let whole = fs::read(folder.join("manifest.json")).expect("a manifest");
     let places = [
