@@ -128,7 +128,7 @@ fn what_the_command_line_refuses_is_refused() {
         ("/request/shape/cpus", json!(255)),
         ("/request/shape/memory", json!(0)),
         ("/request/shape/memory", json!((512 << 20) + 1)),
-        ("/request/shape/memory", json!(u64::MAX & !0xf_ffff)),
+        ("/request/shape/memory", json!(!0xf_ffff_u64)),
         ("/request/timeout", json!({"secs": 0, "nanos": 0})),
         ("/request/timeout", json!({"secs": u64::MAX, "nanos": 0})),
         ("/request/image", json!("")),
