@@ -101,6 +101,15 @@ impl Owned {
         }
         self.desk.conclude(ended);
     }
+
+    /// Takes a machine away whose command never started. When this returns, what it had of the
+    /// host is free for another.
+    pub fn forget(self) {
+        self.machine.kill();
+        drop(self.beside);
+        self.machine.gone();
+        self.desk.forget();
+    }
 }
 
 /// What is to be started.
@@ -247,7 +256,7 @@ pub fn drive(
 }
 
 /// How it ended, for those who ask later.
-pub fn ended(result: &Result<Outcome, SessionError>) -> Ended {
+pub fn ended(result: Result<&Outcome, &SessionError>) -> Ended {
     let signal = match result {
         Ok(outcome) => match outcome.how {
             How::Exited(Exit::Signal(signal)) | How::Killed { signal } => Some(signal),
@@ -262,7 +271,27 @@ pub fn ended(result: &Result<Outcome, SessionError>) -> Ended {
             Err(error) => error.code(),
         },
         signal,
-        error: result.as_ref().err().map(ToString::to_string),
+        error: result.err().map(ToString::to_string),
+    }
+}
+
+/// Whether a session failed for what its machine is, and not for what it was asked to run.
+pub fn is_the_machines(error: &SessionError) -> bool {
+    match error {
+        SessionError::NoAgent { .. }
+        | SessionError::Ended { .. }
+        | SessionError::Panicked { .. }
+        | SessionError::AgentLost { .. }
+        | SessionError::MachineLost
+        | SessionError::Version(_)
+        | SessionError::Unacknowledged { .. }
+        | SessionError::Otherwise(_)
+        | SessionError::Protocol(_) => true,
+        SessionError::Command(_)
+        | SessionError::EndedUnder
+        | SessionError::Identity { .. }
+        | SessionError::TooLong
+        | SessionError::Wait(_) => false,
     }
 }
 

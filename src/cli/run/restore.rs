@@ -10,6 +10,7 @@ use super::detach::memory_file;
 use super::identity;
 use super::network;
 use super::parts::{Parts, drives};
+use super::sound;
 use super::storage::{self, Disks};
 use crate::cli::host::cache_dir;
 use crate::cli::image::problem as image_problem;
@@ -55,6 +56,12 @@ impl Saved {
                 snapshot.name
             ))
             .because(&error)
+        })?;
+        sound::check(&blueprint, &snapshot.manifest.machine).map_err(|what| {
+            Problem::new(format!(
+                "snapshot '{}' says of its machine what none has: {what}",
+                snapshot.name
+            ))
         })?;
         Ok(Self {
             parent: stays.then(|| snapshot.as_parent()),
@@ -191,6 +198,7 @@ pub fn gather(
             root: blueprint.root,
             parent: saved_as,
         },
+        template: None,
     })
 }
 

@@ -50,6 +50,11 @@ impl Kept {
         self.does(&words).trim_end().to_owned()
     }
 
+    /// The folder of one.
+    pub(super) fn snapshot(&self, name: &str) -> std::path::PathBuf {
+        self.data.path().join("snapshots").join(name)
+    }
+
     pub(super) fn log(&self, machine: &str) -> String {
         self.husk(&["logs", machine]).stdout
     }
