@@ -4,7 +4,7 @@
 
 use super::RunRequest;
 use super::blueprint::Blueprint;
-use super::cold;
+use super::cold::{self, Suspect};
 use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
 use super::session::last_lines;
@@ -107,10 +107,17 @@ pub fn start(request: &RunRequest, parts: Parts, printer: &Printer) -> Result<St
     else {
         return understand(report, printer);
     };
-    let why = problems.first().map_or("", |problem| &problem.what);
-    let cold = cold::instead(request, template, why, printer);
+    let suspect = Suspect {
+        template: template.clone(),
+        why: problems
+            .first()
+            .map_or_else(String::new, |told| told.what.clone()),
+    };
+    let cold = cold::instead(request);
     let parts = parts::gather(&cold, printer, &mut Waterfall::default())?;
-    hear(&hand_over(&cold, parts)?, printer)
+    let id = hear(&hand_over(&cold, parts)?, printer)?;
+    suspect.blame(request, printer);
+    Ok(id)
 }
 
 /// Waits for the owner's word; the id of the machine, which runs.

@@ -3,7 +3,7 @@
 //! start: image, kernel, machine, session.
 
 use super::RunRequest;
-use super::cold;
+use super::cold::{self, Suspect};
 use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
 use crate::cli::guest;
@@ -52,12 +52,14 @@ pub fn attend(
     printer: &Printer,
 ) -> Result<ExitStatus, Failure> {
     let template = parts.template.clone();
-    let mut met = attempt(request, parts, &mut waterfall, printer)?;
-    if let (Met::Nothing(error), Some(template)) = (&met, &template) {
-        waterfall.no_template(error.to_string());
-        let cold = cold::instead(request, template, &error.to_string(), printer);
+    let mut met = attempt(request, parts, None, (&mut waterfall, printer))?;
+    if let (Met::Nothing(error), Some(template)) = (&met, template) {
+        let why = error.to_string();
+        waterfall.no_template(why.clone());
+        let cold = cold::instead(request);
         let parts = parts::gather(&cold, printer, &mut waterfall)?;
-        met = attempt(&cold, parts, &mut waterfall, printer)?;
+        let suspect = Suspect { template, why };
+        met = attempt(&cold, parts, Some(suspect), (&mut waterfall, printer))?;
     }
     waterfall.reached("session over");
     if let Some(format) = request.trace {
@@ -83,12 +85,12 @@ enum Met {
     Nothing(SessionError),
 }
 
-/// Starts the machine and stays with it.
+/// Starts the machine and stays with it. `suspect`: what an earlier one began from.
 fn attempt(
     request: &RunRequest,
     parts: Parts,
-    waterfall: &mut Waterfall,
-    printer: &Printer,
+    mut suspect: Option<Suspect>,
+    (waterfall, printer): (&mut Waterfall, &Printer),
 ) -> Result<Met, Failure> {
     let Parts {
         config,
@@ -136,7 +138,12 @@ fn attempt(
     };
     let mut started = false;
     let result = owner::drive(&mut owned, operator, &mut |event| {
-        started |= matches!(event, Event::Started { .. });
+        if let Event::Started { .. } = event {
+            started = true;
+            if let Some(suspect) = suspect.take() {
+                suspect.blame(request, printer);
+            }
+        }
         if !matches!(
             event,
             Event::Report(Report::Mark { .. } | Report::Kernel(_) | Report::Counted(_))
