@@ -65,6 +65,8 @@ pub enum Report {
     Captured { paused: u64 },
     /// What became of a `Save`: nothing, or what was wrong.
     Saved { problem: Option<String> },
+    /// What the guest wrote to first is in the file that was given for it.
+    Learned,
     /// The last report.
     Ended(End),
 }

@@ -216,7 +216,7 @@ pub enum SpanError {
 }
 
 /// A longer deadline than this is a typing mistake, and could overflow a timer.
-const LONGEST_SPAN: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const LONGEST_SPAN: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// A span of time as people write one: `30`, `30s`, `1.5s`, `500ms`, `2m`, `1h`.
 /// A bare number is seconds.

@@ -194,5 +194,7 @@ fn open(draft: &Draft, blueprint: super::run::Blueprint) -> io::Result<Saved> {
         disks,
         blueprint,
         parent: None,
+        hot: None,
+        learns: false,
     })
 }

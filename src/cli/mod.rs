@@ -53,6 +53,7 @@ pub use usage::command;
 use crate::{net, share, vmm};
 use clap::{Parser, Subcommand};
 use output::{ColorWhen, ExitStatus, Failure, Printer};
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
@@ -172,17 +173,33 @@ impl Verb {
 #[must_use]
 pub fn main() -> ExitCode {
     let exec = trace::Mark::exec_estimate();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(code) = part(&words) {
+        return ExitStatus::Code(code).into();
+    }
     terminal::restore_on_panic();
-    let words = words::marked(
-        &usage::globals(),
-        usage::verb,
-        std::env::args_os().collect(),
-    );
+    let words = words::marked(&usage::globals(), usage::verb, words);
     match usage::parse(&words) {
         Ok(matches) => dispatch(&matches, exec),
         Err(error) => usage::answer(&error, &words),
     }
     .into()
+}
+
+/// A part of a machine is started by husk alone, for every machine, and lives as long: what a
+/// parser of command lines leaves in memory would be there as often.
+fn part(words: &[OsString]) -> Option<u8> {
+    let [_, verb, option, number] = words else {
+        return None;
+    };
+    let run = match verb.to_str()? {
+        "vmm" => vmm::run,
+        "net" => net::user::run,
+        "share" => share::run,
+        _ => return None,
+    };
+    let number = number.to_str().filter(|_| option == "--control")?;
+    Some(run(number.parse().ok()?))
 }
 
 fn dispatch(matches: &clap::ArgMatches, exec: trace::Mark) -> ExitStatus {

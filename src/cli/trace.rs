@@ -84,6 +84,8 @@ pub struct Waterfall {
     fallback: Option<String>,
     /// Why there was no template to go on from.
     no_template: Option<String>,
+    /// The guest goes on from where another one was saved.
+    restored: bool,
     round_trips: Option<RoundTrips>,
 }
 
@@ -115,6 +117,12 @@ impl Waterfall {
         self.no_template = Some(why);
     }
 
+    /// The guest goes on from where another one was saved: what its kernel said before it
+    /// began here is none of this start.
+    pub fn restored(&mut self) {
+        self.restored = true;
+    }
+
     /// What the guest's kernel counted, last thing.
     pub fn round_trips(&mut self, trips: RoundTrips) {
         self.round_trips = Some(trips);
@@ -138,16 +146,21 @@ impl Waterfall {
 
     /// A mark on the guest's clock. Kept aside until the clocks are tied. The guest names
     /// any time it likes, and its clock may run ahead; a mark that would come before its first
-    /// instruction is held to that.
+    /// instruction is held to that, or is of another machine where this one was restored.
     pub fn add_guest(&mut self, name: impl Into<String>, guest: u64) {
         let name = name.into();
         match self.guest_offset {
             None => self.early.push((name, guest)),
-            Some(offset) => self.add(Mark {
-                name,
-                at: guest.saturating_add_signed(offset).max(self.guest_began()),
-                source: Source::Guest,
-            }),
+            Some(offset) => {
+                let (at, began) = (guest.saturating_add_signed(offset), self.guest_began());
+                if !self.restored || at >= began {
+                    self.add(Mark {
+                        name,
+                        at: at.max(began),
+                        source: Source::Guest,
+                    });
+                }
+            }
         }
     }
 
@@ -362,6 +375,23 @@ mod tests {
         fall.tie_guest_clock(55_000_000, 2_000_000);
         fall.tie_guest_clock(0, 0);
         fall
+    }
+
+    #[test]
+    fn what_a_restored_kernel_said_before_is_none_of_this_start() {
+        for restored in [false, true] {
+            let mut fall = Waterfall::starting(mark("exec", 5_000_000, Source::Host));
+            if restored {
+                fall.restored();
+            }
+            fall.add(mark(FIRST_INSTRUCTION, 50_000_000, Source::Vmm));
+            fall.tie_guest_clock(60_000_000, 20_000_000);
+            fall.add_guest("of another boot", 1_000_000);
+            fall.add_guest("of this one", 15_000_000);
+            let names: Vec<_> = fall.marks.iter().map(|mark| &*mark.name).collect();
+            assert_eq!(names.contains(&"of another boot"), !restored, "{names:?}");
+            assert!(names.contains(&"of this one"), "{names:?}");
+        }
     }
 
     #[test]

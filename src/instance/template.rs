@@ -5,21 +5,25 @@
 //! A template is a folder named by a digest over everything that went into it, so one that no
 //! longer fits is never found. It appears by a rename, whole or not at all.
 
+mod lock;
+#[cfg(test)]
+mod tests;
+
 use super::spawn::{SpawnError, Spawned, spawn};
 use crate::config::VmConfig;
 use crate::control::{Report, Request};
 use crate::image::Digest;
 use crate::snapshot;
 use crate::snapshot::verify::{self, Stamp};
+use crate::snapshot::working;
 use crate::sys::contents::contents;
 use husk_protocol::{Decoder, Message};
-use nix::fcntl::{Flock, FlockArg};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use lock::{MAKING, Making, lock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,15 +33,15 @@ const MEMORY: &str = "memory";
 /// What it is of, as `About`.
 const ABOUT: &str = "about.json";
 const SEAL: &str = "seal.json";
-/// The pages its machines write to first. Sealed by nothing: whoever reads it trusts nothing.
-const HOT: &str = "pages.hot";
-const LOCK: &str = "lock";
 /// Digits of a key.
 const KEY_DIGITS: usize = 12;
 /// Disk that templates may take before one more is made: each holds what a kernel and an
 /// agent have touched, some 20 MiB.
 const LIMIT: u64 = 1 << 30;
+/// Begins the name of one that is being made, under the lock of its key.
 const NEW: &str = ".new-";
+/// Begins the name of one that is being removed, under the lock of all.
+const GONE: &str = ".gone-";
 /// Longest state that is read; a machine takes none that is as long.
 const MAX_STATE: u64 = 64 << 20;
 
@@ -65,6 +69,27 @@ pub struct Template {
     pub memory: File,
     /// What its machines write to first, once one has gone on from it.
     pub hot: Option<File>,
+}
+
+/// One particular template, whatever has its name later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Which {
+    path: PathBuf,
+    /// Device and inode of its state.
+    state: (u64, u64),
+}
+
+impl Template {
+    pub fn which(&self) -> io::Result<Which> {
+        Ok(Which {
+            path: self.path.clone(),
+            state: inode(&self.state.metadata()?),
+        })
+    }
+}
+
+fn inode(meta: &fs::Metadata) -> (u64, u64) {
+    (meta.dev(), meta.ino())
 }
 
 /// The machine a template is made of: its configuration, and the host's end of its agent's
@@ -152,7 +177,7 @@ pub fn find(place: &Path, key: &str) -> Option<Template> {
     // What was not used for the longest goes first when there are too many.
     let _ = state.set_modified(SystemTime::now());
     Some(Template {
-        hot: open(HOT),
+        hot: working::open(&path),
         path,
         state,
         memory,
@@ -176,41 +201,34 @@ pub fn make(
         .mode(0o700)
         .create(place)
         .map_err(fail)?;
-    let _lock = lock(place).map_err(fail)?;
+    let _making = Making::wait(place, key).map_err(fail)?;
     if let Some(found) = find(place, key) {
         return Ok(found);
     }
-    sweep(place);
     let new = place.join(format!("{NEW}{key}"));
+    {
+        let _lock = lock(place).map_err(fail)?;
+        sweep(place);
+        evict(place, LIMIT);
+    }
+    // Ours to remove, and not the sweep's: the lock of its key is held here.
+    let _ = fs::remove_dir_all(&new);
     DirBuilder::new().mode(0o700).create(&new).map_err(fail)?;
-    evict(place, LIMIT);
-    // One that is not whole.
-    let _ = fs::remove_dir_all(place.join(key));
-    let made = save(sitter, &new, patience)
-        .and_then(|()| seal(&new).map_err(fail))
-        .and_then(|()| fs::rename(&new, place.join(key)).map_err(fail));
-    if let Err(error) = made {
+    let made = save(sitter, &new, patience).and_then(|()| seal(&new).map_err(fail));
+    let named = made.and_then(|()| name(place, key, &new).map_err(fail));
+    if named.is_err() {
         let _ = fs::remove_dir_all(&new);
-        return Err(error);
     }
-    find(place, key).ok_or_else(|| fail(io::ErrorKind::NotFound.into()))
+    named
 }
 
-/// A file without a name, for what the first machine of a template shows.
-pub fn learning(path: &Path) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?.into())
-}
-
-/// Gives it its name, unless another was faster, or nothing was shown.
-pub fn learned(path: &Path, file: &File) -> io::Result<()> {
-    if file.metadata()?.len() == 0 {
-        return Ok(());
-    }
-    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let to = path.join(HOT);
-    let follow = AtFlags::SYMLINK_FOLLOW;
-    Ok(rustix::fs::linkat(CWD, from, CWD, to, follow)?)
+/// Gives one that was made its name, in the place of one that is not whole.
+fn name(place: &Path, key: &str, new: &Path) -> io::Result<Template> {
+    let _lock = lock(place)?;
+    discard(place, key)?;
+    fs::rename(new, place.join(key))?;
+    // Before anybody can make room where it is.
+    find(place, key).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// All of them, the one used last first.
@@ -270,9 +288,23 @@ pub fn remove(place: &Path, key: &str) -> Result<bool, TemplateError> {
     discard(place, key).map_err(fail)
 }
 
+/// Removes one whose machine does not start, unless another has its name by now.
+pub fn give_up(which: &Which) -> io::Result<()> {
+    let place = which.path.parent();
+    let key = which.path.file_name().and_then(|name| name.to_str());
+    let (Some(place), Some(key)) = (place, key) else {
+        return Ok(());
+    };
+    let _lock = lock(place)?;
+    match fs::metadata(which.path.join(STATE)) {
+        Ok(meta) if inode(&meta) == which.state => discard(place, key).map(drop),
+        _ => Ok(()),
+    }
+}
+
 /// First out of sight, at once, then piece by piece. Under the lock.
 fn discard(place: &Path, key: &str) -> io::Result<bool> {
-    let gone = place.join(format!("{NEW}{key}"));
+    let gone = place.join(format!("{GONE}{key}"));
     let _ = fs::remove_dir_all(&gone);
     match fs::rename(place.join(key), &gone) {
         Ok(()) => fs::remove_dir_all(gone).map(|()| true),
@@ -281,13 +313,22 @@ fn discard(place: &Path, key: &str) -> io::Result<bool> {
     }
 }
 
-/// Removes what husks that were killed here left, of whatever template. Under the lock, which
-/// who makes or removes one holds.
+/// Removes what husks that were killed here left, of whatever template, and nothing that
+/// somebody is filling. Under the lock.
 fn sweep(place: &Path) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(NEW.as_bytes()) {
+        let Some(name) = name.to_str() else { continue };
+        if name.starts_with(GONE) {
             let _ = fs::remove_dir_all(entry.path());
+        }
+        let key = name.strip_prefix(NEW).or(name.strip_prefix(MAKING));
+        let Some(key) = key.filter(|key| is_key(key)) else {
+            continue;
+        };
+        // Its file goes with it.
+        if let Ok(Some(_making)) = Making::attempt(place, key) {
+            let _ = fs::remove_dir_all(place.join(format!("{NEW}{key}")));
         }
     }
 }
@@ -302,15 +343,6 @@ fn evict(place: &Path, limit: u64) {
             None => drop(discard(place, &kept.key)),
         }
     }
-}
-
-fn lock(place: &Path) -> io::Result<Flock<File>> {
-    let file = File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(place.join(LOCK))?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }
 
 /// Runs the machine until its agent waits, and saves it into the folder.
@@ -415,24 +447,5 @@ fn greeted(mut agent: &UnixStream, patience: Duration) -> Result<(), TemplateErr
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(TemplateError::Control(error)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_killed_husks_left_is_swept_whatever_template_it_was_to_be() {
-        let place = tempfile::tempdir().expect("a folder");
-        for name in [".new-0123456789ab", ".new-ba9876543210", "aaaaaaaaaaaa"] {
-            let folder = place.path().join(name);
-            fs::create_dir(&folder).expect("a folder");
-            fs::write(folder.join(MEMORY), "x").expect("room");
-        }
-        sweep(place.path());
-        let left = fs::read_dir(place.path()).expect("a folder").flatten();
-        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
-        assert_eq!(left, ["aaaaaaaaaaaa"]);
     }
 }

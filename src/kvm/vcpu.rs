@@ -209,11 +209,10 @@ impl Vcpu {
         Ok((found.valid != 0).then_some(found.physical_address))
     }
 
-    /// Lets KVM finish what the last exit was about, without entering the guest.
-    pub fn finish(&mut self) -> Result<(), KvmError> {
-        self.fd.set_kvm_immediate_exit(1);
-        let run = self.run().map(drop);
-        self.fd.set_kvm_immediate_exit(0);
-        run
+    /// Whether `run` lets KVM finish what the last exit was about and goes no further. What it
+    /// was about may need another exit (`rep ins`, an access across two pages); where it needs
+    /// none, `run` is `Exit::Again`.
+    pub fn stay(&mut self, out: bool) {
+        self.fd.set_kvm_immediate_exit(out.into());
     }
 }

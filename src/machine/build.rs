@@ -18,6 +18,7 @@ use crate::bus::Overlap;
 use crate::config::{self, ConsoleKind, VmConfig};
 use crate::devices::HostPort;
 use crate::devices::console_log::{ConsoleLog, PanicHook};
+use crate::devices::serial::Serial;
 use crate::kvm::xsave::XsaveError;
 use crate::kvm::{CreateVm, KvmError, Vm};
 use crate::memory::saved::{self, Layer, Run, Want};
@@ -177,7 +178,8 @@ pub fn build(
 
     let (vcpus, variant, counters) = match origin {
         Origin::State(state) => {
-            let (vcpus, variant) = restore(&vm, host, &state, &board.transports, marks)?;
+            let devices = (&*serial, &board.transports[..]);
+            let (vcpus, variant) = restore(&vm, host, &state, devices, marks)?;
             let counters = assist::Counters::restored(&state.counters, &ram);
             (vcpus, variant, counters)
         }
@@ -274,7 +276,7 @@ fn restore(
     vm: &Vm,
     host: HostKind,
     state: &MachineState,
-    transports: &[Arc<Mmio>],
+    (serial, transports): (&Serial, &[Arc<Mmio>]),
     marks: &Marks,
 ) -> Result<(Vec<Core>, Variant), BuildError> {
     if state.variant == Variant::Ring3 && !host.interprets_ring0() {
@@ -298,6 +300,7 @@ fn restore(
     }
     marks.mark("processors restored");
     state.board.restore(vm)?;
+    serial.restore(&state.serial)?;
     for (device, transport) in state.devices.iter().zip(transports) {
         transport.restore(device)?;
     }

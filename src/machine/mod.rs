@@ -127,6 +127,7 @@ impl Held<'_> {
             cpus,
             board: BoardState::save(&running.vm, running.pit)?,
             counters: running.shared.counters.save(&running.shared.ram),
+            serial: running.serial.save(),
             devices,
         })
     }

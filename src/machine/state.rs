@@ -6,7 +6,7 @@ use crate::arch::assist::CountersState;
 use crate::arch::state::{BoardState, CpuState};
 use crate::sys::contents::contents;
 use crate::units::Variant;
-use crate::virtio::state::TransportState;
+use crate::virtio::state::{SerialState, TransportState};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -23,6 +23,7 @@ pub struct MachineState {
     pub cpus: Vec<CpuState>,
     pub board: BoardState,
     pub counters: CountersState,
+    pub serial: SerialState,
     /// Its fixed devices, in the order of their places.
     pub devices: Vec<TransportState>,
 }

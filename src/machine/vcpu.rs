@@ -19,6 +19,10 @@ use std::thread::{self, JoinHandle};
 /// RIP of a processor that was reset (SDM vol. 3, table 10-1).
 const RESET_VECTOR: u64 = 0xfff0;
 
+/// Most exits one instruction's completion may bring: KVM enters the guest anew after 1024
+/// rounds of a repeated one. A guest that finds a way to more keeps nobody here.
+const MOST_EXITS: usize = 4096;
+
 /// What all vCPU threads of a machine share.
 pub struct Shared {
     pub ports: Bus,
@@ -62,6 +66,8 @@ pub fn spawn(mut core: Core, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> 
 /// What follows an exit, once nothing of it is borrowed any more.
 enum Next {
     Run,
+    /// There was nothing to answer.
+    Again,
     Assist,
     Complete,
     TripleFault,
@@ -69,61 +75,87 @@ enum Next {
 
 fn run(core: &mut Core, shared: &Shared) -> End {
     loop {
-        let next = match core.vcpu.run() {
-            Ok(Exit::PortWrite(assist::PORT, [_])) if shared.assisted => Next::Assist,
-            Ok(Exit::PortWrite(port, data)) => {
-                shared.ports.write(port.into(), data);
-                Next::Run
-            }
-            Ok(Exit::PortRead(port, data)) => {
-                read_ports(&shared.ports, port, data);
-                Next::Run
-            }
-            Ok(Exit::MmioRead(address, data)) => {
-                shared.mmio.read(address, data);
-                Next::Run
-            }
-            Ok(Exit::MmioWrite(address, data)) => {
-                shared.mmio.write(address, data);
-                Next::Run
-            }
-            Ok(Exit::Again) => {
+        match step(core, shared) {
+            Ok(Next::Again) => {
                 // A call that came after the gate opened again would be the answer to every
                 // KVM_RUN from here on. One that is for a gate closed since is seen below.
                 signal::heard();
-                Next::Run
             }
-            Ok(Exit::Shutdown) => Next::TripleFault,
-            Ok(Exit::Emulation) => Next::Complete,
-            Ok(Exit::Refused(reason)) => {
-                return failed(format!(
-                    "the processor refuses the guest's state: {reason:#x}"
-                ));
-            }
-            Ok(Exit::Unknown(exit)) => return failed(format!("KVM gave up: {exit}")),
-            Err(error) => return error_end(&error),
-        };
-        if let Some(end) = follow(next, core, shared) {
-            return end;
+            Ok(_) => {}
+            Err(end) => return end,
         }
         // A device may have ended the machine, on this very exit.
         if let Some(end) = shared.outcome.end() {
             return end;
         }
         if shared.gate.is_closed()
-            && let Err(error) = stand(core, shared)
+            && let Err(end) = stand(core, shared)
         {
-            return error_end(&error);
+            return end;
         }
     }
 }
 
+/// The guest until it needs something, and the answer.
+fn step(core: &mut Core, shared: &Shared) -> Result<Next, End> {
+    let next = match core.vcpu.run() {
+        Ok(Exit::PortWrite(assist::PORT, [_])) if shared.assisted => Next::Assist,
+        Ok(Exit::PortWrite(port, data)) => {
+            shared.ports.write(port.into(), data);
+            Next::Run
+        }
+        Ok(Exit::PortRead(port, data)) => {
+            read_ports(&shared.ports, port, data);
+            Next::Run
+        }
+        Ok(Exit::MmioRead(address, data)) => {
+            shared.mmio.read(address, data);
+            Next::Run
+        }
+        Ok(Exit::MmioWrite(address, data)) => {
+            shared.mmio.write(address, data);
+            Next::Run
+        }
+        Ok(Exit::Again) => Next::Again,
+        Ok(Exit::Shutdown) => Next::TripleFault,
+        Ok(Exit::Emulation) => Next::Complete,
+        Ok(Exit::Refused(reason)) => {
+            return Err(failed(format!(
+                "the processor refuses the guest's state: {reason:#x}"
+            )));
+        }
+        Ok(Exit::Unknown(exit)) => return Err(failed(format!("KVM gave up: {exit}"))),
+        Err(error) => return Err(error_end(&error)),
+    };
+    match follow(&next, core, shared) {
+        Some(end) => Err(end),
+        None => Ok(next),
+    }
+}
+
+/// Has KVM finish what the last exit was about, and answers what it asks on the way: the
+/// answers are in the guest's registers only after that. False: there was no end of it.
+fn finish(core: &mut Core, shared: &Shared) -> Result<bool, End> {
+    for _ in 0..MOST_EXITS {
+        core.vcpu.stay(true);
+        let next = step(core, shared);
+        core.vcpu.stay(false);
+        if let Next::Again = next? {
+            return Ok(true);
+        }
+        if let Some(end) = shared.outcome.end() {
+            return Err(end);
+        }
+    }
+    Ok(false)
+}
+
 /// Stands still until the gate opens.
-fn stand(core: &mut Core, shared: &Shared) -> Result<(), KvmError> {
+fn stand(core: &mut Core, shared: &Shared) -> Result<(), End> {
     signal::heard();
-    // The answer to the last exit is in the guest's registers only after this.
-    core.vcpu.finish()?;
-    if !CpuState::is_at_rest(&core.vcpu, &shared.ram)? {
+    let finished = finish(core, shared)?;
+    let rests = CpuState::is_at_rest(&core.vcpu, &shared.ram);
+    if !finished || !rests.map_err(|error| error_end(&error))? {
         // A few instructions further it is; whoever closed the gate calls again.
         return Ok(());
     }
@@ -134,9 +166,9 @@ fn stand(core: &mut Core, shared: &Shared) -> Result<(), KvmError> {
     Ok(())
 }
 
-fn follow(next: Next, core: &mut Core, shared: &Shared) -> Option<End> {
+fn follow(next: &Next, core: &mut Core, shared: &Shared) -> Option<End> {
     match next {
-        Next::Run => None,
+        Next::Run | Next::Again => None,
         Next::Assist => assist(core, shared)
             .err()
             .map(|error| failed(format!("{error}: {}", error.source))),
@@ -188,3 +220,6 @@ fn error_end(error: &KvmError) -> End {
 fn failed(message: String) -> End {
     End::Failed { message }
 }
+
+#[cfg(test)]
+mod tests;

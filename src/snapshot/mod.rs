@@ -17,14 +17,15 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+pub mod working;
 
 pub use archive::Import;
 pub use cpu::{HostCpu, Unfit};
 pub use draft::Draft;
 pub use error::{Fault, SnapshotError};
 pub use format::{
-    About, Bound, Entry, FORMAT, FormatFault, MEMORY, Manifest, Needs, PAGES, Parent, STATE, Shape,
-    disk, is_name,
+    About, Bound, Entry, FORMAT, FormatFault, MAX_MEMORY, MEMORY, Manifest, Needs, PAGES, Parent,
+    STATE, Shape, disk, is_name,
 };
 pub use pages::{Layer, PAGE, PagesFault, Run, encode};
 pub use store::{Listed, Snapshot, Store};

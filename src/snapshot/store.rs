@@ -13,7 +13,7 @@ use super::format::{
     Entry, FormatFault, MAX_MANIFEST, MAX_PAGES, MEMORY, Manifest, PAGES, Parent, STATE, Shape,
     is_name, is_sparse,
 };
-use super::pages::{self, Layer, PAGE, Run};
+use super::pages::{self, Layer, PAGE};
 use super::verify::{self, Stamp, all_of, replace};
 use crate::image::Digest;
 use crate::machine::MachineState;
@@ -33,7 +33,6 @@ pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const DIGEST: &str = "digest";
 pub(super) const SEAL: &str = "seal.json";
 /// Pages that a machine touched soon after it went on from here: advice, nothing more.
-const WORKING_SET: &str = "working-set";
 /// Says that a snapshot came from elsewhere: what it asks of this host, nobody here asked for.
 pub(super) const IMPORTED: &str = "imported";
 const LOCK: &str = ".lock";
@@ -218,12 +217,6 @@ impl Store {
         chain::children(self, name)
     }
 
-    /// Writes down which pages a machine touched that went on from here.
-    pub fn note_working_set(&self, snapshot: &Snapshot, runs: &[Run]) -> io::Result<()> {
-        let path = snapshot.path.join(WORKING_SET);
-        replace(&path, &pages::encode(runs))
-    }
-
     pub(super) fn names(&self) -> Result<Vec<String>, SnapshotError> {
         let entries = match fs::read_dir(&self.root) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -391,16 +384,6 @@ impl Store {
             folder.is_ok_and(|f| flock(&f, FlockOperation::NonBlockingLockExclusive).is_ok())
         };
         drafts.map(|entry| entry.path()).filter(free).collect()
-    }
-}
-
-impl Snapshot {
-    /// The pages a machine touched soon after it went on from here, where somebody looked.
-    #[must_use]
-    pub fn working_set(&self) -> Option<Vec<Run>> {
-        let file = open(&self.path, WORKING_SET).ok()?;
-        let pages = self.manifest.machine.memory / PAGE;
-        pages::read(file, MAX_PAGES, pages).ok()
     }
 }
 

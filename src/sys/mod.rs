@@ -6,6 +6,7 @@ pub mod clock;
 pub mod contents;
 pub mod descriptors;
 pub mod duplicate;
+pub mod heap;
 pub mod limits;
 pub mod names;
 pub mod namespaces;

@@ -66,7 +66,9 @@ impl Desk {
     pub fn learn(&self, running: &Running, file: &File) {
         let saver = self.saver.lock().unwrap_or_else(PoisonError::into_inner);
         // Half of it is no worse than none: whoever reads it trusts nothing.
-        let _ = saver.learn(running, file);
+        if saver.learn(running, file).is_ok() {
+            let _ = send(&self.socket, &Report::Learned);
+        }
     }
 
     fn save(&self, running: &Running) {

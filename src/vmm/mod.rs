@@ -17,8 +17,8 @@ use crate::machine::{self, Console, Marks, Outcome, Parts, VsockParts};
 use crate::memory::saved::{self, Layer};
 use crate::net::{Frames, Link, Tap};
 use crate::sys::descriptors::Inherited;
-use crate::sys::limits;
 use crate::sys::seqpacket::SeqPacket;
+use crate::sys::{heap, limits};
 use crate::telemetry;
 use control::Desk;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -37,6 +37,7 @@ const START: Duration = Duration::from_secs(2);
 /// Runs the guest described by the first message on descriptor `control`. Returns when the
 /// machine is at its end; the process must exit then, which is what stops its vCPUs.
 pub fn run(control: RawFd) -> u8 {
+    heap::keep_little();
     let mut inherited = Inherited::default();
     let socket = match inherited.take(control) {
         Ok(fd) => Arc::new(SeqPacket::from_fd(fd)),
@@ -114,6 +115,7 @@ fn serve(socket: &Arc<SeqPacket>, inherited: &mut Inherited) -> Result<u8, Box<d
         return Ok(0);
     };
     let config: VmConfig = serde_json::from_slice(&text)?;
+    drop(text);
     // One that was started ahead of its machine has inherited none.
     if !fds.is_empty() {
         inherited.receive(config.descriptors(), fds);

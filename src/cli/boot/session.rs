@@ -166,6 +166,7 @@ fn watch(
                     Report::Console { .. }
                     | Report::Captured { .. }
                     | Report::Saved { .. }
+                    | Report::Learned
                     | Report::Counted(_),
                 ) => {}
             }

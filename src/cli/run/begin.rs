@@ -13,9 +13,10 @@ use crate::config::{
 };
 use crate::image::Digest;
 use crate::initramfs;
-use crate::instance::template::{self, About, Sitter, Template, TemplateError};
+use crate::instance::template::{self, About, Sitter, Template, TemplateError, Which};
 use crate::net::Frames;
 use crate::probe;
+use crate::snapshot::working;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::HOST_PORT;
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Changes what a template is beyond what its key says otherwise.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
 /// Bytes of the disk that stands for the root's: more than any has, since a driver believes in
 /// them until it is told better.
 const STAND_IN: u64 = 1 << 46;
@@ -46,23 +47,19 @@ pub struct Recipe<'a> {
     pub timeout: Duration,
 }
 
-/// What the machine begins with, in a machine whose devices have places.
+/// What the machine begins with, in a machine whose devices have places; and the template that
+/// it begins from.
 pub fn begin(
     request: &RunRequest,
     recipe: &Recipe<'_>,
     cache: &Path,
     opened: &mut Opened,
     (printer, waterfall): (&Printer, &mut Waterfall),
-) -> Result<Begin, Failure> {
+) -> Result<(Begin, Option<Which>), Failure> {
     if request.cold {
-        return Ok(Begin::Boot(boot(recipe, opened)?));
+        return Ok((Begin::Boot(boot(recipe, opened)?), None));
     }
-    let Template {
-        path,
-        state,
-        memory,
-        hot,
-    } = match template(recipe, cache)? {
+    let template = match template(recipe, cache)? {
         Ok((template, _)) => template,
         // The machine itself would take as long to say the same.
         Err(error) if matches!(error, TemplateError::NoAgent { .. }) => {
@@ -71,13 +68,21 @@ pub fn begin(
         // Whatever it is, a boot says more of it, or does without.
         Err(error) => {
             waterfall.no_template(error.to_string());
-            return Ok(Begin::Boot(boot(recipe, opened)?));
+            return Ok((Begin::Boot(boot(recipe, opened)?), None));
         }
     };
+    let which = template.which().context("cannot look at a template")?;
+    let Template {
+        path,
+        state,
+        memory,
+        hot,
+    } = template;
     waterfall.reached("template ready");
+    waterfall.restored();
     // The first to go on from it shows what is wanted first.
     let learn = match hot {
-        None => template::learning(&path).ok(),
+        None => working::learning(&path).ok(),
         Some(_) => None,
     };
     let mut keep = |file: File| HostFile {
@@ -85,7 +90,7 @@ pub fn begin(
         fd: opened.keep(file.into()),
     };
     let (hot, learn) = (hot.map(&mut keep), learn.map(&mut keep));
-    Ok(Begin::Restore(Restore {
+    let begin = Begin::Restore(Restore {
         hot,
         learn,
         state: HostFile {
@@ -99,7 +104,8 @@ pub fn begin(
             },
             pages: None,
         }],
-    }))
+    });
+    Ok((begin, Some(which)))
 }
 
 /// Where templates are kept.

@@ -66,8 +66,7 @@ pub fn bake(
     own.network.publish_all = false;
     let waiting = Waiting::for_the("starting the service", printer.talk, request.quiet);
     let parts = parts::gather(&own, printer, &mut Waterfall::default())?;
-    let socket = detach::hand_over(&own, parts)?;
-    let id = detach::hear(&socket, printer)?;
+    let id = detach::start(&own, parts, printer)?;
     let place = place()?;
     let kept = ready.wait(&place, &id, request.timeout).and_then(|()| {
         let found = find_one(&place, &id)?;

@@ -4,20 +4,23 @@
 
 use super::RunRequest;
 use super::blueprint::Blueprint;
+use super::cold::{self, Suspect};
 use super::owner::{self, Operator, Whole};
-use super::parts::Parts;
+use super::parts::{self, Parts};
 use super::session::last_lines;
 use crate::cli::host::runtime_dir;
 use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
 use crate::cli::progress::Waiting;
 use crate::cli::signals::Signals;
+use crate::cli::trace::Waterfall;
 use crate::config::VmConfig;
 use crate::instance;
 use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::session::{Event, Opening, Streams};
 use crate::sys::descriptors::Inherited;
+use crate::sys::heap;
 use crate::sys::seqpacket::SeqPacket;
 use anyhow::Context as _;
 use husk_protocol::{Decoder, Message};
@@ -63,6 +66,8 @@ enum Report {
         id: String,
     },
     Failed {
+        /// The machine's fault: another may do better.
+        machines: bool,
         code: u8,
         problems: Vec<Told>,
         console: String,
@@ -80,26 +85,63 @@ struct Told {
 /// Hands the machine over, and prints its id once its command runs.
 pub fn leave(request: &RunRequest, parts: Parts, printer: &Printer) -> Result<ExitStatus, Failure> {
     let waiting = Waiting::for_the("booting the guest", printer.talk, request.quiet);
-    let socket = hand_over(request, parts)?;
-    let id = hear(&socket, printer)?;
+    let id = start(request, parts, printer)?;
     drop(waiting);
     printer.data(format!("{id}\n").as_bytes())?;
     Ok(ExitStatus::Success)
 }
 
+/// Hands the machine over; its id, once its command runs. One whose template was no good is
+/// booted in its place, once.
+pub fn start(request: &RunRequest, parts: Parts, printer: &Printer) -> Result<String, Failure> {
+    let template = parts.template.clone();
+    let report = word(&hand_over(request, parts)?)?;
+    let (
+        Report::Failed {
+            machines: true,
+            problems,
+            ..
+        },
+        Some(template),
+    ) = (&report, &template)
+    else {
+        return understand(report, printer);
+    };
+    let suspect = Suspect {
+        template: template.clone(),
+        why: problems
+            .first()
+            .map_or_else(String::new, |told| told.what.clone()),
+    };
+    let cold = cold::instead(request);
+    let parts = parts::gather(&cold, printer, &mut Waterfall::default())?;
+    let id = hear(&hand_over(&cold, parts)?, printer)?;
+    suspect.blame(request, printer);
+    Ok(id)
+}
+
 /// Waits for the owner's word; the id of the machine, which runs.
 pub fn hear(socket: &SeqPacket, printer: &Printer) -> Result<String, Failure> {
+    understand(word(socket)?, printer)
+}
+
+fn word(socket: &SeqPacket) -> Result<Report, Failure> {
     let report = socket
         .recv(MAX_REPORT)
         .context("cannot hear from the machine's owner")?;
     let report = report.and_then(|text| serde_json::from_slice(&text).ok());
+    report.ok_or_else(|| anyhow::anyhow!("the machine's owner is gone without a word").into())
+}
+
+fn understand(report: Report, printer: &Printer) -> Result<String, Failure> {
     match report {
-        Some(Report::Runs { id }) => Ok(id),
-        Some(Report::Failed {
+        Report::Runs { id } => Ok(id),
+        Report::Failed {
             code,
             problems,
             console,
-        }) => {
+            ..
+        } => {
             last_lines(&console, printer);
             let problem = |told: Told| Problem {
                 what: told.what,
@@ -111,7 +153,6 @@ pub fn hear(socket: &SeqPacket, printer: &Printer) -> Result<String, Failure> {
                 problems: problems.into_iter().map(problem).collect(),
             })
         }
-        None => Err(anyhow::anyhow!("the machine's owner is gone without a word").into()),
     }
 }
 
@@ -165,6 +206,7 @@ pub fn memory_file(bytes: &[u8]) -> anyhow::Result<File> {
 
 /// The life of an owner.
 pub fn keep(args: &KeepArgs) -> ExitStatus {
+    heap::keep_little();
     match take_over(args.parcel) {
         Ok(code) => ExitStatus::Code(code),
         Err(error) => {
@@ -203,7 +245,11 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
     let owned = owner::start(&parcel.place, whole);
     let mut owned = match owned {
         Ok(owned) => owned,
-        Err(failure) => return Ok(refuse(&report, &failure, String::new())),
+        Err(failure) => {
+            let told = failed(&failure, String::new());
+            tell(&report, &told);
+            return Ok(code(&failure));
+        }
     };
     let id = owned.desk.claim().record.id.clone();
     let mut report = Some(report);
@@ -226,11 +272,18 @@ fn take_over(parcel: RawFd) -> anyhow::Result<u8> {
         }
     });
     if let (Some(report), Err(error)) = (&report, &result) {
-        owned.desk.forget();
+        // First: who hears of it may start another in its place.
+        owned.forget();
         let console = error.console().unwrap_or_default().to_owned();
-        return Ok(refuse(report, &owner::failure(error), console));
+        let failure = owner::failure(error);
+        let mut told = failed(&failure, console);
+        if let Report::Failed { machines, .. } = &mut told {
+            *machines = owner::is_the_machines(error);
+        }
+        tell(report, &told);
+        return Ok(code(&failure));
     }
-    let ended = owner::ended(&result);
+    let ended = owner::ended(result.as_ref());
     owned.conclude(&ended);
     Ok(ended.code)
 }
@@ -250,26 +303,25 @@ fn opening_of(fd: OwnedFd) -> anyhow::Result<Opening> {
     }
 }
 
-fn refuse(report: &SeqPacket, failure: &Failure, console: String) -> u8 {
-    let code = match failure.status {
+fn code(failure: &Failure) -> u8 {
+    match failure.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Success | ExitStatus::UserError | ExitStatus::Unexpected => 125,
-    };
+    }
+}
+
+fn failed(failure: &Failure, console: String) -> Report {
     let told = |problem: &Problem| Told {
         what: problem.what.clone(),
         causes: problem.causes.clone(),
         hint: problem.hint.clone(),
     };
-    let problems = failure.problems.iter().map(told).collect();
-    tell(
-        report,
-        &Report::Failed {
-            code,
-            problems,
-            console,
-        },
-    );
-    code
+    Report::Failed {
+        machines: false,
+        code: code(failure),
+        problems: failure.problems.iter().map(told).collect(),
+        console,
+    }
 }
 
 /// An operator who left does not want to know.

@@ -5,6 +5,7 @@ mod begin;
 mod blueprint;
 mod changes;
 mod checkpoint;
+mod cold;
 mod declared;
 pub mod detach;
 mod identity;
@@ -16,6 +17,7 @@ mod request;
 mod restore;
 mod saving;
 mod session;
+mod sound;
 pub mod storage;
 mod written;
 

@@ -191,7 +191,7 @@ fn mode(text: &str) -> Result<Mode, Problem> {
 }
 
 /// A name that is one of an interface and of a file.
-fn plain(name: &str) -> bool {
+pub(super) fn plain(name: &str) -> bool {
     (1..=MAX_INTERFACE).contains(&name.len())
         && !name.starts_with('.')
         && name
@@ -285,7 +285,7 @@ fn rule(text: &str) -> Result<Rule, Problem> {
     })
 }
 
-fn name(text: &str) -> Option<Destination> {
+pub(super) fn name(text: &str) -> Option<Destination> {
     let (name, below) = match text.strip_prefix("*.") {
         Some(name) => (name, true),
         None => (text, false),

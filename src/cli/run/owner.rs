@@ -9,14 +9,15 @@ use crate::cli::launch::Opened;
 use crate::cli::output::{ExitStatus, Failure, Problem};
 use crate::cli::signals::Signals;
 use crate::config::{Begin, Restore, VmConfig};
+use crate::control::Report;
 use crate::instance::beside::{self, Beside};
 use crate::instance::desk::{Described, Desk};
 use crate::instance::record::{Ended, Record, now};
 use crate::instance::session::{
     self, Event, How, Limits, Opening, Outcome, Session, SessionError, Streams,
 };
-use crate::instance::template;
 use crate::instance::{self, Ahead, Found, Place, PlaceError, Spawned};
+use crate::snapshot::working;
 use crate::sys::descriptors::another;
 use anyhow::Context as _;
 use husk_protocol::Exit;
@@ -83,7 +84,7 @@ pub struct Owned {
     beside: Beside,
     /// It holds disks that others may be waiting for.
     has_disks: bool,
-    /// Where the first machine of a template is to leave what it showed.
+    /// Where the first machine of a template or a snapshot is to leave what it showed.
     learned: Option<(PathBuf, File)>,
     /// What its guest has not written yet would be missed.
     writes_back: bool,
@@ -92,10 +93,6 @@ pub struct Owned {
 impl Owned {
     /// Writes down how it ended. Whoever reads that finds its ports and its volumes free.
     pub fn conclude(self, ended: &Ended) {
-        if let Some((template, file)) = self.learned {
-            // The next one will show it, too.
-            let _ = template::learned(&template, &file);
-        }
         drop(self.beside);
         if self.has_disks {
             // Taking a machine apart costs the kernel tens of milliseconds, and its locks on
@@ -103,6 +100,15 @@ impl Owned {
             self.machine.gone();
         }
         self.desk.conclude(ended);
+    }
+
+    /// Takes a machine away whose command never started. When this returns, what it had of the
+    /// host is free for another.
+    pub fn forget(self) {
+        self.machine.kill();
+        drop(self.beside);
+        self.machine.gone();
+        self.desk.forget();
     }
 }
 
@@ -213,6 +219,14 @@ pub fn drive(
     operator: Operator<'_>,
     on_event: &mut dyn FnMut(Event),
 ) -> Result<Outcome, SessionError> {
+    let learned = owned.learned.take();
+    let mut on_event = |event: Event| {
+        if let (Event::Report(Report::Learned), Some((folder, file))) = (&event, &learned) {
+            // Else the next one shows it, too.
+            let _ = working::learned(folder, file);
+        }
+        on_event(event);
+    };
     let result = session::drive(
         Session {
             agent: operator.agent,
@@ -232,7 +246,7 @@ pub fn drive(
             company: Some(&mut owned.desk),
             detachable: false,
         },
-        on_event,
+        &mut on_event,
     );
     // One that was given up on may be stopped, or hang: it would never see its socket end.
     if !result.as_ref().is_ok_and(|outcome| outcome.end.is_some()) {
@@ -242,7 +256,7 @@ pub fn drive(
 }
 
 /// How it ended, for those who ask later.
-pub fn ended(result: &Result<Outcome, SessionError>) -> Ended {
+pub fn ended(result: Result<&Outcome, &SessionError>) -> Ended {
     let signal = match result {
         Ok(outcome) => match outcome.how {
             How::Exited(Exit::Signal(signal)) | How::Killed { signal } => Some(signal),
@@ -257,7 +271,27 @@ pub fn ended(result: &Result<Outcome, SessionError>) -> Ended {
             Err(error) => error.code(),
         },
         signal,
-        error: result.as_ref().err().map(ToString::to_string),
+        error: result.err().map(ToString::to_string),
+    }
+}
+
+/// Whether a session failed for what its machine is, and not for what it was asked to run.
+pub fn is_the_machines(error: &SessionError) -> bool {
+    match error {
+        SessionError::NoAgent { .. }
+        | SessionError::Ended { .. }
+        | SessionError::Panicked { .. }
+        | SessionError::AgentLost { .. }
+        | SessionError::MachineLost
+        | SessionError::Version(_)
+        | SessionError::Unacknowledged { .. }
+        | SessionError::Otherwise(_)
+        | SessionError::Protocol(_) => true,
+        SessionError::Command(_)
+        | SessionError::EndedUnder
+        | SessionError::Identity { .. }
+        | SessionError::TooLong
+        | SessionError::Wait(_) => false,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::instance::beside;
 use crate::instance::record::Record;
 use crate::instance::seat::Seat;
 use crate::instance::session::Opening;
+use crate::instance::template::Which;
 use crate::units::Variant;
 use anyhow::Context as _;
 use husk_protocol::{Filesystem, LogRecord, Root, Start};
@@ -65,6 +66,8 @@ pub struct Parts {
     pub ahead: Option<Ahead>,
     /// What the machine can be made from again.
     pub blueprint: Blueprint,
+    /// The template it begins from.
+    pub template: Option<Which>,
 }
 
 pub fn gather(
@@ -101,7 +104,8 @@ pub fn gather(
     let network = network::gather(&declared.published(request), &mut opened)?;
     let mut start = start(request, &root)?;
     // Last: what is wrong with all else is found before a template is made.
-    let begin = begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
+    let (begin, template) =
+        begin::begin(request, &recipe, &cache, &mut opened, (printer, waterfall))?;
     let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     start.network = network.guest.map(Box::new);
     if let Some(root) = &mut start.root {
@@ -154,6 +158,7 @@ pub fn gather(
             root: root_id,
             parent: None,
         },
+        template,
     })
 }
 

@@ -8,7 +8,7 @@ use crate::cli::output::{Failure, Problem};
 use crate::instance::Place;
 use crate::instance::logs::{Line, Reader};
 use anyhow::Context as _;
-use regex::Regex;
+use regex_lite::Regex;
 use std::time::{Duration, Instant};
 
 /// Bytes of a log's line an expression is tried on: the guest writes them.

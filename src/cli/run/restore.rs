@@ -10,6 +10,7 @@ use super::detach::memory_file;
 use super::identity;
 use super::network;
 use super::parts::{Parts, drives};
+use super::sound;
 use super::storage::{self, Disks};
 use crate::cli::host::cache_dir;
 use crate::cli::image::problem as image_problem;
@@ -21,7 +22,7 @@ use crate::image;
 use crate::instance::beside;
 use crate::instance::record::{Port, Record};
 use crate::instance::session::Opening;
-use crate::snapshot::{Layer, Parent, Snapshot, encode};
+use crate::snapshot::{Layer, Parent, Snapshot, encode, working};
 use anyhow::Context as _;
 use serde::Deserialize as _;
 use std::fs::File;
@@ -39,6 +40,10 @@ pub struct Saved {
     pub blueprint: Blueprint,
     /// What it is called, if that stays.
     pub parent: Option<Parent>,
+    /// What a machine that went on from it wrote to first.
+    pub hot: Option<File>,
+    /// The first to go on from it shows that.
+    pub learns: bool,
 }
 
 impl Saved {
@@ -52,8 +57,16 @@ impl Saved {
             ))
             .because(&error)
         })?;
+        sound::check(&blueprint, &snapshot.manifest.machine).map_err(|what| {
+            Problem::new(format!(
+                "snapshot '{}' says of its machine what none has: {what}",
+                snapshot.name
+            ))
+        })?;
         Ok(Self {
             parent: stays.then(|| snapshot.as_parent()),
+            hot: working::open(&snapshot.path),
+            learns: true,
             path: snapshot.path,
             state: snapshot.state,
             memory: snapshot.memory,
@@ -86,6 +99,8 @@ impl Saved {
                 .collect::<std::io::Result<_>>()?,
             blueprint: self.blueprint.clone(),
             parent: self.parent.clone(),
+            hot: self.hot.as_ref().map(copy).transpose()?,
+            learns: self.learns,
         })
     }
 }
@@ -105,7 +120,13 @@ pub fn gather(
         disks,
         blueprint,
         parent: saved_as,
+        hot,
+        learns,
     } = saved;
+    let learn = match hot {
+        None if learns => working::learning(&path).ok(),
+        _ => None,
+    };
     let mut file = |file: File| HostFile {
         path: path.clone(),
         fd: opened.keep(file.into()),
@@ -120,6 +141,7 @@ pub fn gather(
     let memory: anyhow::Result<_> = memory.into_iter().map(layer).collect();
     let memory = memory?;
     let state = file(state);
+    let (hot, learn) = (hot.map(&mut file), learn.map(&mut file));
     let root = blueprint.root.open(&cache, || {
         image::open_with(&request.image, &cache, request.pull.into(), &mut |_| {})
             .map_err(|error| image_problem(&error))
@@ -135,8 +157,8 @@ pub fn gather(
     let begin = Begin::Restore(Restore {
         state,
         memory,
-        hot: None,
-        learn: None,
+        hot,
+        learn,
     });
     let (bare, agent) = begin::bare(&recipe, &request.image, begin, &mut opened)?;
     let equipment = storage::open(
@@ -157,6 +179,7 @@ pub fn gather(
     let rebirth = identity::of(&record.hostname, network.guest)
         .context("cannot make a machine's identity")?;
     waterfall.reached("files open");
+    waterfall.restored();
     Ok(Parts {
         config,
         agent,
@@ -175,6 +198,7 @@ pub fn gather(
             root: blueprint.root,
             parent: saved_as,
         },
+        template: None,
     })
 }
 

@@ -3,6 +3,7 @@
 //! start: image, kernel, machine, session.
 
 use super::RunRequest;
+use super::cold::{self, Suspect};
 use super::owner::{self, Operator, Whole};
 use super::parts::{self, Parts};
 use crate::cli::guest;
@@ -14,7 +15,7 @@ use crate::cli::terminal;
 use crate::cli::trace::{Mark, Source, Waterfall};
 use crate::control::{Report, Request};
 use crate::instance::Control;
-use crate::instance::session::{self, Event, Machine, SessionError};
+use crate::instance::session::{self, Event, Machine, Outcome, SessionError};
 use crate::sys::clock;
 use anyhow::Context as _;
 use husk_protocol::Exit;
@@ -42,13 +43,55 @@ impl session::Signals for Signals {
     }
 }
 
-/// Stays with the machine until its end.
+/// Stays with the machine until its end. One whose template was no good is booted in its place,
+/// once.
 pub fn attend(
     request: &RunRequest,
     parts: Parts,
     mut waterfall: Waterfall,
     printer: &Printer,
 ) -> Result<ExitStatus, Failure> {
+    let template = parts.template.clone();
+    let mut met = attempt(request, parts, None, (&mut waterfall, printer))?;
+    if let (Met::Nothing(error), Some(template)) = (&met, template) {
+        let why = error.to_string();
+        waterfall.no_template(why.clone());
+        let cold = cold::instead(request);
+        let parts = parts::gather(&cold, printer, &mut waterfall)?;
+        let suspect = Suspect { template, why };
+        met = attempt(&cold, parts, Some(suspect), (&mut waterfall, printer))?;
+    }
+    waterfall.reached("session over");
+    if let Some(format) = request.trace {
+        printer.talk(&waterfall.render(format, printer.talk));
+    }
+    match met {
+        Met::End(outcome) => {
+            if let Some(error) = &outcome.unwritten {
+                let problem = Problem::new("the command's output could not be written");
+                return Err(problem.because(error).into());
+            }
+            Ok(ExitStatus::Code(outcome.code()))
+        }
+        Met::Fault(error) | Met::Nothing(error) => refuse(&error, printer),
+    }
+}
+
+/// What a machine came to.
+enum Met {
+    End(Outcome),
+    Fault(SessionError),
+    /// Its end, before its command had begun, and by no fault of the command's.
+    Nothing(SessionError),
+}
+
+/// Starts the machine and stays with it. `suspect`: what an earlier one began from.
+fn attempt(
+    request: &RunRequest,
+    parts: Parts,
+    mut suspect: Option<Suspect>,
+    (waterfall, printer): (&mut Waterfall, &Printer),
+) -> Result<Met, Failure> {
     let Parts {
         config,
         agent,
@@ -59,6 +102,7 @@ pub fn attend(
         seat,
         ahead,
         blueprint,
+        template,
     } = parts;
     let streams = guest::streams(request.interactive)?;
     let signals = Signals::catch().context("cannot catch signals")?;
@@ -92,7 +136,14 @@ pub fn attend(
         signals: &signals,
         timeout: request.timeout,
     };
+    let mut started = false;
     let result = owner::drive(&mut owned, operator, &mut |event| {
+        if let Event::Started { .. } = event {
+            started = true;
+            if let Some(suspect) = suspect.take() {
+                suspect.blame(request, printer);
+            }
+        }
         if !matches!(
             event,
             Event::Report(Report::Mark { .. } | Report::Kernel(_) | Report::Counted(_))
@@ -100,25 +151,22 @@ pub fn attend(
         ) {
             waiting = None;
         }
-        note(&event, &mut waterfall, printer, request.quiet);
+        note(&event, waterfall, printer, request.quiet);
     });
-    owned.conclude(&owner::ended(&result));
+    let met = match result {
+        Err(error) if !started && owner::is_the_machines(&error) => Met::Nothing(error),
+        Err(error) => Met::Fault(error),
+        Ok(outcome) => Met::End(outcome),
+    };
+    match &met {
+        // Another is about to be where it was.
+        Met::Nothing(_) if template.is_some() => owned.forget(),
+        Met::Nothing(error) | Met::Fault(error) => owned.conclude(&owner::ended(Err(error))),
+        Met::End(outcome) => owned.conclude(&owner::ended(Ok(outcome))),
+    }
     drop(waiting);
     drop(raw);
-    waterfall.reached("session over");
-    if let Some(format) = request.trace {
-        printer.talk(&waterfall.render(format, printer.talk));
-    }
-    match result {
-        Ok(outcome) => {
-            if let Some(error) = &outcome.unwritten {
-                let problem = Problem::new("the command's output could not be written");
-                return Err(problem.because(error).into());
-            }
-            Ok(ExitStatus::Code(outcome.code()))
-        }
-        Err(error) => refuse(&error, printer),
-    }
+    Ok(met)
 }
 
 fn note(event: &Event, waterfall: &mut Waterfall, printer: &Printer, quiet: bool) {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Volumes and shares of one machine: each takes an interrupt line, and there are few.
 const MAX_DEVICES: usize = 12;
 /// Longest path Linux takes (PATH_MAX, with its end).
-const MAX_PATH: usize = 4095;
+pub(super) const MAX_PATH: usize = 4095;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Disks and files")]
@@ -92,7 +92,7 @@ impl Storage {
         storage
     }
 
-    fn agree(&self, problems: &mut Vec<Problem>) {
+    pub(super) fn agree(&self, problems: &mut Vec<Problem>) {
         for (index, mount) in self.mounts.iter().enumerate() {
             let before = &self.mounts[..index];
             if before.iter().any(|other| other.target == mount.target) {
@@ -368,7 +368,7 @@ fn tmpfs(text: &str) -> Result<Attach, Problem> {
 }
 
 /// Where in the guest, spelt one way.
-fn target(path: &str) -> Result<String, &'static str> {
+pub(super) fn target(path: &str) -> Result<String, &'static str> {
     if !path.starts_with('/') {
         return Err("a path of the guest starts with '/'");
     }

@@ -453,7 +453,8 @@ impl<'a> Talk<'a> {
             | Report::Note { .. }
             | Report::Kernel(_)
             | Report::Counted(_)
-            | Report::RoundTrips(_) => {}
+            | Report::RoundTrips(_)
+            | Report::Learned => {}
             Report::Console { tail } => {
                 self.console = tail;
                 if self.stage == Stage::Console {

@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 128;
 /// Events taken at once.
 const EVENTS: usize = 64;
+/// How long published ports wait for a guest that says nothing of itself, as most do once
+/// their network is up: a first segment that nobody takes is repeated after 0.7 s only.
+const QUIET: Duration = Duration::from_secs(1);
 /// How often silent flows are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -48,6 +51,8 @@ pub struct Stack {
     datagrams: Datagrams,
     inquiries: Inquiries,
     gates: Vec<Gate>,
+    /// When whoever calls is let in at the latest; none once they are.
+    opens: Option<Instant>,
     peers: Option<Peers>,
     swept: Instant,
     is_over: bool,
@@ -61,9 +66,6 @@ impl Stack {
         let datagrams = Datagrams::new(parts.doors, parts.resolvers);
         ground.watch(ground.wire.fd(), Token::Link, EpollFlags::EPOLLIN)?;
         datagrams.watch(&ground)?;
-        for (place, gate) in (0..).zip(&parts.gates) {
-            ground.watch(&gate.listener, Token::Listener(place), EpollFlags::EPOLLIN)?;
-        }
         if let Some(peers) = &parts.peers {
             ground.watch(peers.socket(), Token::Peers, EpollFlags::EPOLLIN)?;
         }
@@ -72,6 +74,7 @@ impl Stack {
             flows: Flows::new(),
             datagrams,
             inquiries,
+            opens: (!parts.gates.is_empty()).then(|| Instant::now() + QUIET),
             gates: parts.gates,
             peers: parts.peers,
             swept: Instant::now(),
@@ -112,6 +115,9 @@ impl Stack {
             self.serve(Token::unpack(event.data()), event.events());
         }
         self.flows.expire(&mut self.ground);
+        if self.opens.is_some_and(|at| Instant::now() >= at) {
+            self.open()?;
+        }
         if !self.is_idle() && self.swept.elapsed() >= SWEEP {
             self.datagrams.sweep();
             self.inquiries.sweep();
@@ -120,6 +126,17 @@ impl Stack {
         let full = self.ground.wire.is_full();
         if full != was_full {
             self.ground.watch_link(full);
+        }
+        Ok(())
+    }
+
+    /// Lets in who calls at the published ports; until then the host's kernel has them wait.
+    fn open(&mut self) -> io::Result<()> {
+        self.opens = None;
+        for (place, gate) in (0..).zip(&self.gates) {
+            let token = Token::Listener(place);
+            self.ground
+                .watch(&gate.listener, token, EpollFlags::EPOLLIN)?;
         }
         Ok(())
     }
@@ -140,10 +157,8 @@ impl Stack {
             .filter(|_| !self.ground.wire.is_full());
         let timer = timer.map(|at| at.saturating_duration_since(now));
         let sweep = (!self.is_idle()).then_some(SWEEP);
-        match (timer, sweep) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let opens = self.opens.map(|at| at.saturating_duration_since(now));
+        [timer, sweep, opens].into_iter().flatten().min()
     }
 
     /// Whether nothing here grows old.
@@ -196,6 +211,8 @@ impl Stack {
                 break;
             };
             self.take(frame);
+            // It is there: whoever called already is let in at the end of this turn.
+            self.opens = self.opens.map(|at| at.min(Instant::now()));
         }
         self.buffer = buffer;
     }

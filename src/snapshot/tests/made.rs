@@ -134,6 +134,7 @@ pub fn state(variant: Variant) -> MachineState {
     MachineState {
         memory: PAGES_OF_MEMORY * PAGE,
         counters: Default::default(),
+        serial: Default::default(),
         variant,
         cpus: vec![cpu.clone(), cpu],
         board: BoardState {

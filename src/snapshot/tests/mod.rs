@@ -182,18 +182,6 @@ fn many_at_once_leave_one_that_is_whole() {
 }
 
 #[test]
-fn a_working_set_is_advice() {
-    let kept = Kept::new();
-    let found = kept.whole("a", 1);
-    assert_eq!(found.working_set(), None);
-    let runs = [run(0, 3), run(5, 1)];
-    kept.store.note_working_set(&found, &runs).unwrap();
-    assert_eq!(kept.store.get("a").unwrap().working_set().unwrap(), runs);
-    fs::write(kept.path("a", "working-set"), b"nonsense").unwrap();
-    assert_eq!(kept.store.get("a").unwrap().working_set(), None);
-}
-
-#[test]
 fn what_nobody_touched_is_not_read_again() {
     let kept = Kept::new();
     let found = kept.whole("a", 1);

@@ -20,6 +20,12 @@ fn hook(name: &str, script: &str) -> String {
     )
 }
 
+/// A process for each processor but one that never lets go of it.
+fn busy(cpus: &str) -> String {
+    let others = cpus.parse::<usize>().expect("a number") - 1;
+    "husk-probe spin & ".repeat(others)
+}
+
 impl Kept {
     /// What a shell script says in a machine.
     #[track_caller]
@@ -36,6 +42,10 @@ impl Kept {
 
 #[test]
 fn nothing_of_the_image_runs_before_the_machine_is_its_own() {
+    ["1", "2", "4"].into_iter().for_each(nothing_runs);
+}
+
+fn nothing_runs(cpus: &str) {
     let Some(kept) = Kept::find() else { return };
     // Beside the file, what a process says that reads its generation again and again.
     let script = format!(
@@ -43,7 +53,8 @@ fn nothing_of_the_image_runs_before_the_machine_is_its_own() {
          [ $was = 0 ] || break; done; sleep 600",
         COUNTS.replace('$', "\\$")
     );
-    kept.detach(&["--name", "parent", "-m", "128m"], &script);
+    let script = format!("{}{script}", busy(cpus));
+    kept.detach(&["--name", "parent", "-m", "128m", "-c", cpus], &script);
     kept.waits_for("parent", "0\n0\n");
     kept.does(&["snapshot", "--stop", "one", "parent"]);
     kept.does(&["restore", "-d", "--name", "copy", "one"]);
@@ -57,6 +68,10 @@ fn nothing_of_the_image_runs_before_the_machine_is_its_own() {
 
 #[test]
 fn hooks_run_while_all_else_stands_still() {
+    ["1", "2", "4"].into_iter().for_each(hooks_run);
+}
+
+fn hooks_run(cpus: &str) {
     let Some(kept) = Kept::find() else { return };
     let looks = "wc -c < /count >> /seen; sleep 0.5; wc -c < /count >> /seen; \
                  echo $HUSK_GENERATION >> /seen; cat /sys/fs/cgroup/husk/cgroup.events >> /seen";
@@ -65,9 +80,11 @@ fn hooks_run_while_all_else_stands_still() {
         hook("10-first", looks),
         // Not a program.
         "echo exit 1 > /etc/husk/reborn.d/README; ".to_owned(),
+        busy(cpus),
         COUNTS.to_owned(),
     ];
-    kept.detach(&["--name", "parent", "-m", "128m"], &script.concat());
+    let options = ["--name", "parent", "-m", "128m", "-c", cpus];
+    kept.detach(&options, &script.concat());
     kept.waits_for("parent", "began");
     assert!(eventually(
         || kept.asks("parent", "wc -c < /count").len() > 2
@@ -316,4 +333,35 @@ fn a_root_that_takes_no_writes_has_new_names_too() {
         "{said}"
     );
     kept.does(&["rm", "-f", "parent", "copy", "third"]);
+}
+
+#[test]
+fn every_processor_of_a_copy_has_random_numbers_of_its_own() {
+    for cpus in ["2", "4"] {
+        let Some(kept) = Kept::find() else { return };
+        let options = ["--name", "parent", "-m", "128m", "-c", cpus];
+        kept.detach(&options, "echo ready; sleep 600");
+        kept.waits_for("parent", "ready");
+        // So that each has a generator that was seeded before.
+        let draws = format!(
+            "for cpu in $(busybox seq 0 $(({cpus} - 1))); do busybox taskset -c $cpu \
+             busybox od -An -tx8 -N16 /dev/urandom; done; cat /dev/husk/generation; nproc"
+        );
+        let count: usize = cpus.parse().expect("a number");
+        let mut seen = std::collections::BTreeSet::new();
+        kept.asks("parent", &draws);
+        kept.does(&["snapshot", "one", "parent"]);
+        kept.does(&["restore", "-d", "--name", "copy-1", "one"]);
+        kept.does(&["fork", "-n", "2", "--name", "copy-2", "parent"]);
+        for name in ["parent", "copy-1", "copy-2-1", "copy-2-2"] {
+            let said = kept.asks(name, &draws);
+            let lines: Vec<&str> = said.lines().collect();
+            assert_eq!(lines.len(), count + 2, "{said}");
+            assert_eq!(lines[count + 1], cpus, "{said}");
+            for line in &lines[..=count] {
+                assert!(seen.insert((*line).to_owned()), "{line} came twice");
+            }
+        }
+        kept.does(&["rm", "-f", "parent", "copy-1", "copy-2-1", "copy-2-2"]);
+    }
 }

@@ -12,6 +12,7 @@ mod disks;
 mod execs;
 mod exit;
 mod filters;
+mod grants;
 mod identity;
 mod kernel_paths;
 mod killed;

@@ -50,6 +50,11 @@ impl Kept {
         self.does(&words).trim_end().to_owned()
     }
 
+    /// The folder of one.
+    pub(super) fn snapshot(&self, name: &str) -> std::path::PathBuf {
+        self.data.path().join("snapshots").join(name)
+    }
+
     pub(super) fn log(&self, machine: &str) -> String {
         self.husk(&["logs", machine]).stdout
     }
@@ -97,7 +102,17 @@ fn a_machine_goes_on_after_its_snapshot_and_another_from_it() {
         let first: u32 = first.expect("it counts").parse().expect("a number");
         assert!(!log.contains("began") && first > before, "{first} {before}");
         kept.goes_on(&name);
-        kept.does(&["rm", "-f", &name, copy]);
+        // What the first one wrote to is there at once for those that come later.
+        let shown = kept
+            .data
+            .path()
+            .join("snapshots")
+            .join(&name)
+            .join("working-set");
+        assert!(eventually(|| shown.exists()), "{}", shown.display());
+        let other = kept.does(&["restore", "-d", &name]);
+        kept.goes_on(other.trim_end());
+        kept.does(&["rm", "-f", &name, copy, other.trim_end()]);
     }
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `-t`: the guest's terminal is the host's, keys and size; afterwards the host's is as it was.
 
+use super::snapshots::Kept;
 use crate::support::husk::Host;
-use crate::support::leftovers::{check_orphans, files};
+use crate::support::leftovers::{check_orphans, eventually, files};
+use crate::support::process::Running;
 use crate::support::pty::Pty;
 
 /// Echoes lines until one says "raw", then shows the next key as it comes.
@@ -47,4 +49,46 @@ fn a_terminal_is_handed_on() {
     assert!(pty.modes() == before, "the terminal is not as it was");
     check_orphans();
     assert!(files(scratch.path()).is_empty());
+}
+
+#[test]
+fn a_terminal_goes_on_in_a_restored_machine_with_the_size_of_who_looks() {
+    let Some(kept) = Kept::find() else { return };
+    let script = "trap 'echo interrupted' INT; trap 'echo resized $(stty size)' WINCH; echo ready; \
+        while :; do read -r line && echo \"<$line> $(stty size)\"; done";
+    let options = ["-i", "-t", "--name", "parent", "-m", "128m"];
+    kept.detach(&options, script);
+    kept.daily.wait_for("parent", "ready");
+    let looks = |words: &[&str], rows: u16, columns: u16, hello: &str| {
+        let mut pty = Pty::new(rows, columns);
+        let before = pty.modes();
+        let running = pty.start_command(&kept.command(words));
+        assert!(eventually(|| pty.is_raw()), "the keys are not the guest's");
+        pty.types(format!("{hello}\r").as_bytes());
+        running.wait_for(&format!("<{hello}> {rows} {columns}\r\n"));
+        pty.resize(rows + 1, columns + 2);
+        let resized = format!("resized {} {}\r\n", rows + 1, columns + 2);
+        running.wait_for(&resized);
+        pty.types(b"\x03");
+        running.wait_for("interrupted\r\n");
+        (pty, before, running)
+    };
+    let leaves = |(mut pty, before, running): (Pty, _, Running)| {
+        pty.types(b"\x10\x11");
+        let ended = running.finish();
+        assert_eq!(ended.code, 0, "{ended:?}");
+        assert!(pty.modes() == before, "the terminal is not as it was");
+    };
+    leaves(looks(&["attach", "parent"], 40, 100, "one"));
+    kept.does(&["snapshot", "--stop", "kept", "parent"]);
+    // Detached, and looked at from a terminal of another size.
+    kept.does(&["restore", "-d", "--name", "copy", "kept"]);
+    leaves(looks(&["attach", "copy"], 33, 99, "two"));
+    kept.does(&["rm", "-f", "copy"]);
+    // In the foreground of one.
+    let (pty, before, running) = looks(&["restore", "--name", "here", "kept"], 21, 77, "three");
+    kept.does(&["kill", "here"]);
+    let ended = running.finish();
+    assert_eq!(ended.code, 137, "{ended:?}");
+    assert!(pty.modes() == before, "the terminal is not as it was");
 }

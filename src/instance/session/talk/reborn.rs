@@ -5,8 +5,9 @@
 
 use super::{Stage, Talk};
 use crate::control::Request;
+use crate::instance::session::streams::Output;
 use crate::instance::session::{Opening, SessionError};
-use husk_protocol::{Failure, HOOKS_SECONDS, Malformed, Message, Running, Step};
+use husk_protocol::{Failure, HOOKS_SECONDS, Malformed, Message, Running, Step, Stream};
 use std::time::Duration;
 
 /// What a step may take that waits for nothing but the guest's kernel: a busy host whose guests
@@ -81,6 +82,13 @@ impl Talk<'_> {
         if rest.is_empty() {
             // In this order: what it sends from here on is sent by who it is now.
             self.ask(&Request::Release);
+            // Its terminal has the size it had; the one that looks at it now may have another.
+            let terminal = |output: &Output| output.stream == Stream::Terminal;
+            if self.outputs.iter().any(terminal)
+                && let Some(size) = (self.window_size)()
+            {
+                self.tell(&Message::Resize(size));
+            }
             self.tell(&Message::Thaw);
         }
         Ok(())

@@ -468,6 +468,9 @@ fn a_published_port_leads_into_the_guest() {
     };
     let mut world = World::new(false, &[], vec![gate], Vec::new());
     let mut client = TcpStream::connect(("127.0.0.1", port)).expect("listens");
+    // A guest that is not there yet would take no notice, and be asked again much later.
+    world.silence();
+    world.say(&[0; 60]);
     let asked = segment(&world.wait());
     assert!(asked.syn && !asked.ack && asked.from.ip() == IpAddr::V4(OWN.gateway4));
     let answer = Segment {
