@@ -4,4 +4,5 @@
 //! named points, in turns. On the main thread unless a module says otherwise.
 
 pub mod contestant;
+pub mod load;
 pub mod model;
