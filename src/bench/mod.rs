@@ -6,3 +6,6 @@
 pub mod contestant;
 pub mod load;
 pub mod model;
+pub mod session;
+pub mod supervise;
+pub mod timing;
