@@ -4,8 +4,10 @@
 //! named points, in turns. On the main thread unless a module says otherwise.
 
 pub mod contestant;
+pub mod ground;
 pub mod load;
 pub mod model;
 pub mod session;
+pub mod stats;
 pub mod supervise;
 pub mod timing;
