@@ -3,11 +3,16 @@
 //! husk, in containers, in other machine monitors and in plain processes, each cut at the same
 //! named points, in turns. On the main thread unless a module says otherwise.
 
+pub mod churn;
 pub mod contestant;
+pub mod evict;
+pub mod field;
 pub mod ground;
 pub mod load;
 pub mod model;
+pub mod rounds;
 pub mod session;
+pub mod start;
 pub mod stats;
 pub mod supervise;
 pub mod timing;
