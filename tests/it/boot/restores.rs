@@ -127,7 +127,10 @@ fn torture_under_way_goes_on_in_the_machine_its_snapshot_and_its_forks() {
                 "{machine}: {}",
                 kept.log(machine)
             );
-            kept.does(&["exec", machine, "touch", "/go"]);
+            // What it brings about may be the machine's end under it.
+            let told = kept.husk(&["exec", machine, "touch", "/go"]);
+            let cut = told.stderr == "husk: the machine ended before the command did\n";
+            assert!(told.code == 0 || cut, "{told:?}");
             ended(&kept, machine, "held\n");
         }
     }
