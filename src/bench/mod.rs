@@ -4,3 +4,4 @@
 //! named points, in turns. On the main thread unless a module says otherwise.
 
 pub mod model;
+pub mod surroundings;
