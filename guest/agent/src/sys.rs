@@ -14,6 +14,8 @@ mod files;
 mod machine;
 mod network;
 mod reach;
+#[cfg(feature = "load")]
+mod service;
 #[cfg(feature = "init")]
 mod start;
 
@@ -22,6 +24,8 @@ pub use files::*;
 pub use machine::*;
 pub use network::*;
 pub use reach::*;
+#[cfg(feature = "load")]
+pub use service::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;
