@@ -4,6 +4,8 @@
 //! named points, in turns. On the main thread unless a module says otherwise.
 
 pub mod contestant;
+pub mod density;
 pub mod load;
 pub mod model;
 pub mod surroundings;
+pub mod work;

@@ -67,6 +67,15 @@ impl Host {
         self.text(path)?.parse().ok()
     }
 
+    /// The processes there are.
+    pub fn pids(&self) -> Vec<i32> {
+        let entries = std::fs::read_dir(self.0.join("proc"));
+        let names = entries.into_iter().flatten().flatten();
+        names
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     /// A line `KEY: VALUE` of `/proc/cpuinfo`, the first of that key.
     pub fn cpuinfo(&self, key: &str) -> Option<String> {
         colon(&self.text("proc/cpuinfo")?, key)
