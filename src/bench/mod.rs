@@ -3,6 +3,7 @@
 //! husk, in containers, in other machine monitors and in plain processes, each cut at the same
 //! named points, in turns. On the main thread unless a module says otherwise.
 
+pub mod ask;
 pub mod contestant;
 pub mod density;
 pub mod load;

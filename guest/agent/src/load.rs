@@ -14,6 +14,7 @@ use crate::{OPEN_FILES, command, network, reserve_streams, root};
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use core::ffi::CStr;
 use husk_protocol::{Decoder, Message, Start};
 use libc::pollfd;
@@ -22,6 +23,10 @@ const USAGE: &str = "hello, web PORT, or work MILLISECONDS FOLDER [ROW]...";
 const HELLO: &[u8] = b"ready\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\
     Connection: close\r\n\r\nready\n";
+/// What `/stream` is answered by.
+const STREAM: usize = 32 << 20;
+const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\
+    Content-Length: 33554432\r\nConnection: close\r\n\r\n";
 /// Longest request that is read. Stops a client from being read without end.
 const MOST_REQUEST: usize = 4096;
 /// How long a client may take for its request, in milliseconds.
@@ -100,8 +105,41 @@ fn serve(client: &Fd) {
         }
         let seen = request.get(..filled).unwrap_or_default();
         if seen.windows(4).any(|end| end == b"\r\n\r\n") {
-            let _ = sys::send(client, ANSWER);
+            match seen.starts_with(b"GET /stream ") {
+                true => stream(client),
+                false => drop(sys::send(client, ANSWER)),
+            }
             return;
+        }
+    }
+}
+
+/// Sends 32 MiB, as fast as the client takes them.
+fn stream(client: &Fd) {
+    let block = vec![b'x'; 64 << 10];
+    let mut left = STREAM;
+    let mut rest = STREAM_HEAD;
+    loop {
+        let mut fds = [pollfd {
+            events: libc::POLLOUT,
+            ..waiting(client)
+        }];
+        match sys::send(client, rest) {
+            Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+            Err(errno) if errno.is(libc::EINTR) => {}
+            Err(errno) if errno.is(libc::EAGAIN) => {
+                if sys::poll(&mut fds, PATIENCE) != Ok(true) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+        if rest.is_empty() {
+            if left == 0 {
+                return;
+            }
+            rest = block.get(..left.min(block.len())).unwrap_or_default();
+            left -= rest.len();
         }
     }
 }

@@ -235,7 +235,7 @@ mod tests {
     /// The program itself, on this host.
     #[test]
     fn the_program_knows_the_same_rows() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::TempDir::new().unwrap();
         let program = folder.path().join("load");
         std::fs::write(&program, crate::bench::load::PROGRAM).unwrap();
