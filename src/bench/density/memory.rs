@@ -93,12 +93,27 @@ pub fn trees(host: &Host, roots: &[i32]) -> BTreeSet<i32> {
     all
 }
 
-/// Bytes of these files, and of those below these folders, that are in the page cache: each
-/// file once, whatever its names. Links are not followed.
+/// Bytes of these files, and of those below these folders, that are in the page cache.
 pub fn page_cache(paths: &[PathBuf]) -> u64 {
+    let mut bytes = 0;
+    each_file(paths, |file| bytes += cached::cached(file).unwrap_or(0));
+    bytes
+}
+
+/// Has the page cache drop what nobody maps of these files, and of those below these folders.
+pub fn forget(paths: &[PathBuf]) {
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    each_file(paths, |file| {
+        // Only what is on the disk can be dropped.
+        let _ = file.sync_data();
+        let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    });
+}
+
+/// Each file once, whatever its names. Links are not followed.
+fn each_file(paths: &[PathBuf], mut visit: impl FnMut(&File)) {
     let mut seen = BTreeSet::new();
     let mut pending: Vec<PathBuf> = paths.to_vec();
-    let mut bytes = 0u64;
     while let Some(path) = pending.pop() {
         let Ok(meta) = std::fs::symlink_metadata(&path) else {
             continue;
