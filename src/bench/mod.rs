@@ -6,8 +6,13 @@
 pub mod ask;
 pub mod contestant;
 pub mod density;
+pub mod ground;
 pub mod instance;
 pub mod load;
 pub mod model;
+pub mod session;
+pub mod stats;
+pub mod supervise;
 pub mod surroundings;
+pub mod timing;
 pub mod work;

@@ -3,6 +3,10 @@
 //! the machine. Must never wait for anything but its poll, and never leave a machine
 //! running that nobody can reach. Without std or a C library: see `sys`.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    feature = "load",
+    allow(dead_code, unused_imports, reason = "that program needs a part of this")
+)]
 extern crate alloc;
 
 mod account;

@@ -29,6 +29,8 @@ pub struct Ground {
     pub tree: PathBuf,
     /// The same as husk is asked for it.
     pub image: String,
+    /// The same as a disk (EROFS), for machines of other monitors.
+    pub disk: PathBuf,
     /// The program husk, which is this one.
     pub husk: PathBuf,
     /// Programs to be used in place of those in PATH, by their contestant's name.
@@ -86,6 +88,9 @@ pub struct Task {
     pub cwd: String,
     /// At which TCP port the command listens.
     pub port: Option<u16>,
+    /// A port of the host that leads there, for those who give what they start a network of
+    /// its own.
+    pub host_port: u16,
     /// Whether the start is to return and leave it running.
     pub detached: bool,
 }
@@ -146,6 +151,12 @@ pub trait Contestant: Send + Sync {
 
     /// What its version command says, or why it takes no part. Starts nothing.
     fn find(&mut self, ground: &Ground) -> Result<String, Absent>;
+
+    /// Another way to start the same, where the last one tried does not work on this host, and
+    /// what it is called; none when there is no more.
+    fn another(&mut self) -> Option<String> {
+        None
+    }
 
     /// Makes ready what all starts share: bundles, an image in a storage of the benchmark's
     /// own, a template. May take seconds.
