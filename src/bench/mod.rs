@@ -6,8 +6,6 @@
 pub mod ask;
 pub mod contestant;
 pub mod density;
-pub mod ground;
-pub mod instance;
 pub mod load;
 pub mod model;
 pub mod session;

@@ -124,15 +124,12 @@ fn each_file(paths: &[PathBuf], mut visit: impl FnMut(&File)) {
         if meta.is_dir() {
             let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
             pending.extend(entries.map(|entry| entry.path()));
-        } else if meta.is_file() {
-            // Empty ones, and those that are another's, have no say.
-            let file = File::open(&path).ok();
-            bytes += file
-                .and_then(|file| cached::cached(&file).ok())
-                .unwrap_or(0);
+        } else if meta.is_file()
+            && let Ok(file) = File::open(&path)
+        {
+            visit(&file);
         }
     }
-    bytes
 }
 
 /// The file behind a path that may be a link, as it is counted above.

@@ -10,9 +10,9 @@
 pub mod memory;
 
 use super::ask;
-use super::contestant::{Contestant, Ground};
-use super::instance::{self, Instance, Site};
+use super::contestant::{Contestant, Feature, Ground};
 use super::model::{Better, Outcome, Sample, Series, Unit};
+use super::session::{Running, Session};
 use super::surroundings::Host;
 use memory::Memory;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,8 +21,6 @@ use std::time::{Duration, Instant};
 
 /// What is left to everybody else, of all memory.
 pub const FLOOR: f64 = 0.2;
-/// An instance that does not answer by then has failed.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Memory is read until it stands still, to within `STILL`, or so long.
 const SETTLING: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(100);
@@ -83,7 +81,7 @@ const LOADS: [&str; 2] = ["idle", "serving"];
 /// Measures each contestant in turn, as often as `plan` says. `tell` is told what is about to
 /// be done.
 pub fn study(
-    site: &Site<'_>,
+    session: &Session<'_>,
     contestants: &[&dyn Contestant],
     plan: Plan,
     tell: &mut dyn FnMut(&str),
@@ -94,15 +92,15 @@ pub fn study(
             // Another is first in each round.
             let which = (turn + round as usize) % contestants.len().max(1);
             let (contestant, found) = (contestants[which], &mut all[which]);
-            if instance::lacks_service(contestant).is_some() {
+            if lacks(session, contestant).is_some() {
                 continue;
             }
             for load in LOADS {
-                if site.supervisor.interrupted() {
+                if session.supervisor.interrupted() {
                     break;
                 }
                 let mut climb = Climb {
-                    site,
+                    session,
                     contestant,
                     plan,
                     load,
@@ -114,8 +112,18 @@ pub fn study(
     }
     let pairs = contestants.iter().zip(&all);
     pairs
-        .flat_map(|(contestant, found)| found.series(*contestant))
+        .flat_map(|(contestant, found)| found.series(*contestant, lacks(session, *contestant)))
         .collect()
+}
+
+/// Why there is nothing of a contestant that goes on; `None` if there is.
+fn lacks(session: &Session<'_>, contestant: &dyn Contestant) -> Option<String> {
+    match session.work.service {
+        None => {
+            Some("what was asked for is a command that ends (--port says it serves)".to_owned())
+        }
+        Some(_) => contestant.offers(Feature::Service).err(),
+    }
 }
 
 /// Of one contestant.
@@ -128,7 +136,7 @@ struct Found {
 
 /// One contestant under one load, in one round.
 struct Climb<'a> {
-    site: &'a Site<'a>,
+    session: &'a Session<'a>,
     contestant: &'a dyn Contestant,
     plan: Plan,
     load: &'static str,
@@ -137,16 +145,20 @@ struct Climb<'a> {
 
 impl Climb<'_> {
     fn go(&mut self, found: &mut Found, tell: &mut dyn FnMut(&str)) {
-        let supervisor = self.site.supervisor;
+        let supervisor = self.session.supervisor;
         let known: BTreeSet<i32> = supervisor.descendants().into_keys().collect();
-        let files = files(self.contestant, self.site.ground);
+        let files = files(self.contestant, self.session.ground);
         memory::forget(&files);
         let host = Host::default();
         let before = host.memory("MemAvailable").unwrap_or(0);
         let mut instances = Vec::new();
         let mut failed = Vec::new();
         for count in self.plan.steps() {
-            tell(&format!("density: {} {} {count}", self.contestant.name(), self.load));
+            tell(&format!(
+                "density: {} {} {count}",
+                self.contestant.name(),
+                self.load
+            ));
             if let Err(why) = self.reach(count, &mut instances, &host, before) {
                 failed.push(why);
                 break;
@@ -162,9 +174,10 @@ impl Climb<'_> {
         let reached = u16::try_from(instances.len()).unwrap_or(u16::MAX);
         let most = found.most.entry(self.load).or_default();
         most.push((self.round, reached));
+        // The last first: what is then left behind is nobody's who still runs.
         while let Some(instance) = instances.pop() {
-            let last = instances.is_empty().then_some(&known);
-            failed.extend(instance.end(self.site, last));
+            let ended = self.session.finish(instance);
+            failed.extend(ended.err().map(|why| why.to_string()));
         }
         found.failures.entry(self.load).or_default().extend(failed);
     }
@@ -173,13 +186,13 @@ impl Climb<'_> {
     fn reach(
         &self,
         count: u16,
-        instances: &mut Vec<Instance>,
+        instances: &mut Vec<Running>,
         host: &Host,
         before: u64,
     ) -> Result<(), String> {
         let total = host.memory("MemTotal").unwrap_or(0);
         while instances.len() < usize::from(count) {
-            if self.site.supervisor.interrupted() {
+            if self.session.supervisor.interrupted() {
                 return Err("interrupted".to_owned());
             }
             let number = u16::try_from(instances.len()).unwrap_or(u16::MAX);
@@ -189,16 +202,23 @@ impl Climb<'_> {
                     "not tried: {count} instances would leave less than a fifth of the memory"
                 ));
             }
-            let id = format!("d{}{}{number}", self.round, &self.load[..1]);
-            let one = self.site.serve(self.contestant, &id, number, LIMIT);
+            let one = self.one();
             instances.push(one.map_err(|why| format!("instance {}: {why}", number + 1))?);
         }
         Ok(())
     }
 
+    fn one(&self) -> Result<Running, String> {
+        let detached = self.contestant.offers(Feature::Detached).is_ok();
+        let task = self.session.service(detached);
+        let task = task.ok_or("there is no service to start")?;
+        let running = self.session.serve(self.contestant, &task);
+        running.map_err(|why| why.to_string())
+    }
+
     fn look(
         &self,
-        instances: &[Instance],
+        instances: &[Running],
         known: &BTreeSet<i32>,
         files: &[PathBuf],
         host: &Host,
@@ -206,8 +226,10 @@ impl Climb<'_> {
     ) -> Result<Look, String> {
         if self.load == "serving" {
             for (at, instance) in instances.iter().enumerate() {
+                let service = instance.launch.service;
+                let service = service.ok_or("it has no service that the host reaches")?;
                 for _ in 0..self.plan.requests {
-                    ask::once(instance.service, "/")
+                    ask::once(service, "/")
                         .map_err(|error| format!("instance {}: {error}", at + 1))?;
                 }
             }
@@ -225,7 +247,7 @@ impl Climb<'_> {
     /// answers.
     fn settled(
         &self,
-        instances: &[Instance],
+        instances: &[Running],
         known: &BTreeSet<i32>,
         host: &Host,
     ) -> Result<Memory, String> {
@@ -248,17 +270,17 @@ impl Climb<'_> {
 
     fn read(
         &self,
-        instances: &[Instance],
+        instances: &[Running],
         known: &BTreeSet<i32>,
         host: &Host,
     ) -> (Memory, Vec<i32>) {
-        let descendants = self.site.supervisor.descendants();
+        let descendants = self.session.supervisor.descendants();
         let ours = descendants.into_keys().filter(|pid| !known.contains(pid));
         let mut all: BTreeSet<i32> = ours.collect();
-        let ground = self.site.ground;
+        let ground = self.session.ground;
         let elsewhere: Vec<i32> = instances
             .iter()
-            .flat_map(|instance| instance.elsewhere(self.contestant, ground))
+            .flat_map(|instance| self.contestant.elsewhere(ground, &instance.id))
             .collect();
         all.extend(memory::trees(host, &elsewhere));
         memory::of(host, &all)
@@ -283,8 +305,7 @@ fn files(contestant: &dyn Contestant, ground: &Ground) -> Vec<PathBuf> {
 }
 
 impl Found {
-    fn series(&self, contestant: &dyn Contestant) -> Vec<Series> {
-        let lacks = instance::lacks_service(contestant);
+    fn series(&self, contestant: &dyn Contestant, lacks: Option<String>) -> Vec<Series> {
         LOADS
             .iter()
             .flat_map(|load| match &lacks {
