@@ -11,3 +11,5 @@ pub const PATH: &str = "/load";
 pub const PORT: u16 = 80;
 /// What it says.
 pub const SAYS: &str = "ready\n";
+/// What it answers by 32 MiB.
+pub const STREAM: &str = "/stream";

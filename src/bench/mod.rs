@@ -3,8 +3,10 @@
 //! husk, in containers, in other machine monitors and in plain processes, each cut at the same
 //! named points, in turns. On the main thread unless a module says otherwise.
 
+pub mod ask;
 pub mod churn;
 pub mod contestant;
+pub mod density;
 pub mod evict;
 pub mod field;
 pub mod ground;
@@ -15,4 +17,6 @@ pub mod session;
 pub mod start;
 pub mod stats;
 pub mod supervise;
+pub mod surroundings;
 pub mod timing;
+pub mod work;

@@ -5,7 +5,11 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(
     feature = "load",
-    allow(dead_code, unused_imports, reason = "that program needs a part of this")
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "that program needs a part of this"
+    )
 )]
 extern crate alloc;
 

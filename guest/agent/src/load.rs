@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What `husk bench` starts, as a program of its own (feature `load`): `hello` says a line and
-//! ends, `web PORT` answers requests until it is told to end, and without a word, as PID 1 of
+//! ends, `web PORT` answers requests until it is told to end, `work` says what
+//! work costs here, and without a word, as PID 1 of
 //! a machine of somebody else's monitor, it does for one command what the agent does for a
 //! host. One thread; static and without a C library, so that it runs in any root file system
 //! and its own start is next to nothing of what is measured.
+
+mod work;
 
 use crate::own::Trouble;
 use crate::sys::{self, Errno, Fd};
@@ -11,13 +14,19 @@ use crate::{OPEN_FILES, command, network, reserve_streams, root};
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
 use core::ffi::CStr;
 use husk_protocol::{Decoder, Message, Start};
 use libc::pollfd;
 
+const USAGE: &str = "hello, web PORT, or work MILLISECONDS FOLDER [ROW]...";
 const HELLO: &[u8] = b"ready\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\
     Connection: close\r\n\r\nready\n";
+/// What `/stream` is answered by.
+const STREAM: usize = 32 << 20;
+const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\
+    Content-Length: 33554432\r\nConnection: close\r\n\r\n";
 /// Longest request that is read. Stops a client from being read without end.
 const MOST_REQUEST: usize = 4096;
 /// How long a client may take for its request, in milliseconds.
@@ -33,8 +42,13 @@ pub fn run(arguments: &[CString]) -> u8 {
     let done = match words {
         [word] if word.to_bytes() == b"hello" => crate::own::write_all(HELLO),
         [word, port] if word.to_bytes() == b"web" => web(port),
+        // What `work` starts to see how long that takes.
+        [word] if word.to_bytes() == b"nothing" => Ok(()),
+        [word, milliseconds, folder, rows @ ..] if word.to_bytes() == b"work" => {
+            work::run(milliseconds, folder, rows)
+        }
         [] if sys::own_pid() == 1 => machine(),
-        _ => Err(Trouble::new("hello, or web PORT", Errno(0))),
+        _ => Err(Trouble::new(USAGE, Errno(0))),
     };
     match done {
         Ok(()) => 0,
@@ -91,8 +105,41 @@ fn serve(client: &Fd) {
         }
         let seen = request.get(..filled).unwrap_or_default();
         if seen.windows(4).any(|end| end == b"\r\n\r\n") {
-            let _ = sys::send(client, ANSWER);
+            match seen.starts_with(b"GET /stream ") {
+                true => stream(client),
+                false => drop(sys::send(client, ANSWER)),
+            }
             return;
+        }
+    }
+}
+
+/// Sends 32 MiB, as fast as the client takes them.
+fn stream(client: &Fd) {
+    let block = vec![b'x'; 64 << 10];
+    let mut left = STREAM;
+    let mut rest = STREAM_HEAD;
+    loop {
+        let mut fds = [pollfd {
+            events: libc::POLLOUT,
+            ..waiting(client)
+        }];
+        match sys::send(client, rest) {
+            Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+            Err(errno) if errno.is(libc::EINTR) => {}
+            Err(errno) if errno.is(libc::EAGAIN) => {
+                if sys::poll(&mut fds, PATIENCE) != Ok(true) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+        if rest.is_empty() {
+            if left == 0 {
+                return;
+            }
+            rest = block.get(..left.min(block.len())).unwrap_or_default();
+            left -= rest.len();
         }
     }
 }
@@ -142,15 +189,20 @@ fn obey(start: &Start) -> Result<(), String> {
         network::join(network).map_err(|why| why.message)?;
     }
     if let Some(root) = &start.root {
-        root::enter(root, &start.hostname, &start.mounts, start.network.as_deref())
-            .map_err(|why| why.message)?;
+        root::enter(
+            root,
+            &start.hostname,
+            &start.mounts,
+            start.network.as_deref(),
+        )
+        .map_err(|why| why.message)?;
     }
     let children = sys::watch_children().map_err(|errno| format!("errno {}", errno.0))?;
     let account = command::account(start).map_err(|why| why.message)?;
     let streams = [&console; 3];
     let identity = Some(&account.identity);
-    let pid = command::spawn(start, &account.home, identity, streams, None)
-        .map_err(|why| why.message)?;
+    let pid =
+        command::spawn(start, &account.home, identity, streams, None).map_err(|why| why.message)?;
     loop {
         while let Some((ended, _)) = sys::reap() {
             if ended == pid {

@@ -18,6 +18,8 @@ mod reach;
 mod service;
 #[cfg(feature = "init")]
 mod start;
+#[cfg(feature = "load")]
+mod work;
 
 pub use clone::{Identity, Plan, Step, spawn};
 pub use files::*;
@@ -26,6 +28,8 @@ pub use network::*;
 pub use reach::*;
 #[cfg(feature = "load")]
 pub use service::*;
+#[cfg(feature = "load")]
+pub use work::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;

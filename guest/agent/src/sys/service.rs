@@ -42,7 +42,9 @@ pub fn listen_tcp(port: u16) -> Result<Fd> {
 
 /// Blocks these signals and returns a descriptor that is readable when one of them came.
 pub fn watch_signals(signals: &[c_int]) -> Result<Fd> {
-    let mask: u64 = signals.iter().fold(0, |mask, signal| mask | 1 << (signal - 1));
+    let mask: u64 = signals
+        .iter()
+        .fold(0, |mask, signal| mask | 1 << (signal - 1));
     let pointer = (&raw const mask).expose_provenance();
     let args = [word(libc::SIG_BLOCK), pointer, 0, 8, 0, 0];
     // SAFETY: the kernel reads a mask of 8 bytes.
