@@ -5,3 +5,13 @@
 
 pub mod model;
 pub mod stats;
+
+pub mod analysis;
+pub mod compare;
+pub mod figure;
+pub mod file;
+pub mod report;
+pub mod sentences;
+
+#[cfg(test)]
+pub mod testing;
