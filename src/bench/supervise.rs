@@ -180,9 +180,10 @@ impl Supervisor {
                     format!("it took longer than {} s", limit.as_secs()),
                 ));
             }
+            self.reap();
             let mut fds = vec![child.exit_fd()];
             fds.extend(child.out_fd());
-            wait(&mut fds, left)?;
+            wait(&mut fds, left.min(STEP))?;
         }
     }
 
@@ -285,16 +286,32 @@ impl Supervisor {
         }
     }
 
-    /// Reaps those who came back and that nobody waits for.
-    fn reap(&self) {
-        let me = i32::try_from(std::process::id()).unwrap_or(0);
+    /// Reaps those who came back and that nobody waits for, as the first process of a host
+    /// does at once: who asks whether somebody is gone takes a zombie for somebody.
+    pub fn reap(&self) {
         let waited = lock(&self.waited);
-        for it in processes() {
-            let orphan = it.parent == me && it.state == b'Z' && !waited.contains(&it.pid);
-            if let Some(pid) = Pid::from_raw(it.pid).filter(|_| orphan) {
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                let _ = rustix::process::waitid(WaitId::Pid(pid), options);
+        let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let orphan = |pid: i32| {
+            let pid = Pid::from_raw(pid).filter(|_| !waited.contains(&pid));
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            pid.is_some_and(|pid| rustix::process::waitid(WaitId::Pid(pid), options).is_ok())
+        };
+        // Mostly there is nobody, and this is all.
+        while let Ok(Some(status)) = rustix::process::waitid(WaitId::All, peek) {
+            if status
+                .pid()
+                .is_some_and(|pid| orphan(pid.as_raw_nonzero().get()))
+            {
+                continue;
             }
+            // The first one is somebody's: others may stand behind it.
+            let me = i32::try_from(std::process::id()).unwrap_or(0);
+            for it in processes() {
+                if it.parent == me && it.state == b'Z' {
+                    orphan(it.pid);
+                }
+            }
+            return;
         }
     }
 }
