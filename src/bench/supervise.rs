@@ -13,6 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -290,18 +291,15 @@ impl Supervisor {
     /// does at once: who asks whether somebody is gone takes a zombie for somebody.
     pub fn reap(&self) {
         let waited = lock(&self.waited);
-        let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let orphan = |pid: i32| {
             let pid = Pid::from_raw(pid).filter(|_| !waited.contains(&pid));
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
             pid.is_some_and(|pid| rustix::process::waitid(WaitId::Pid(pid), options).is_ok())
         };
         // Mostly there is nobody, and this is all.
-        while let Ok(Some(status)) = rustix::process::waitid(WaitId::All, peek) {
-            if status
-                .pid()
-                .is_some_and(|pid| orphan(pid.as_raw_nonzero().get()))
-            {
+        while let Ok(Some(pid)) = waitid(Id::All, peek).map(|status| status.pid()) {
+            if orphan(pid.as_raw()) {
                 continue;
             }
             // The first one is somebody's: others may stand behind it.
