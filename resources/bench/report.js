@@ -48,7 +48,7 @@
     });
     for (const figure of figures) button(figure.dataset.view, tabs, () => show(figure));
     views.prepend(tabs);
-    show(figures[0]);
+    show(figures.find((figure) => figure.classList.contains("first")) ?? figures[0]);
   }
 
   // A line by itself.

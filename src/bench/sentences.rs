@@ -15,11 +15,21 @@ const HOST: &str = "process";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
-    pub text: String,
+    /// `husk warm starts 1.4 ± 0.1 times faster than podman here`.
+    pub claim: String,
+    /// Between which points, under which conditions, of how many rounds.
+    pub about: String,
     pub verdict: Verdict,
     /// One of the few that are told first.
     pub headline: bool,
     pub study: String,
+}
+
+impl Sentence {
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{} ({}).", self.claim, self.about)
+    }
 }
 
 /// For the reference.
@@ -66,8 +76,9 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
     told
 }
 
-/// The group by which a study is told.
-fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
+/// The group by which a study is told; none where it is told by all.
+#[must_use]
+pub fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
     if study.name == "work" {
         return None;
     }
@@ -116,7 +127,8 @@ fn sentence(
         (_, count) => format!("{count} rounds"),
     });
     Some(Sentence {
-        text: format!("{claim} ({}).", details.join("; ")),
+        claim,
+        about: details.join("; "),
         verdict,
         headline,
         study: study.to_owned(),
@@ -185,7 +197,7 @@ mod tests {
         let results = bare(series);
         let told = sentences(&Analysis::of(&results));
         told.into_iter()
-            .map(|one| (one.verdict, one.text))
+            .map(|one| (one.verdict, one.text()))
             .collect()
     }
 

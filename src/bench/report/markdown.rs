@@ -16,7 +16,7 @@ pub fn render(results: &Results) -> String {
     if !told.is_empty() {
         text.push_str("## What can be said\n\n");
         for sentence in told.iter().filter(|sentence| sentence.headline) {
-            let _ = writeln!(text, "- {}", words(&sentence.text));
+            let _ = writeln!(text, "- {}", words(&sentence.text()));
         }
         text.push('\n');
     }

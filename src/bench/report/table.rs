@@ -246,7 +246,7 @@ fn said(analysis: &Analysis<'_>, look: &Look) -> String {
             Verdict::Unknown => ("?", look.dim),
         };
         let off = if colour.is_empty() { "" } else { look.off };
-        let _ = writeln!(text, "{colour}{mark}{off} {}", line(&sentence.text));
+        let _ = writeln!(text, "{colour}{mark}{off} {}", line(&sentence.text()));
     }
     text.push('\n');
     text

@@ -15,6 +15,7 @@ mod waterfall;
 use crate::bench::analysis::{Analysis, Study};
 use crate::bench::figure::{line, moment};
 use crate::bench::model::Results;
+use crate::bench::sentences::telling;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use markup::Markup;
@@ -81,8 +82,10 @@ fn study(study: &Study<'_>, analysis: &Analysis<'_>, palette: &Palette<'_>, page
         matrix::draw(study, analysis, page);
     }
     page.open("div", "views");
+    let telling = telling(study);
     for group in &study.groups {
-        strip::draw(group, analysis, palette, page);
+        let first = telling.is_some_and(|telling| std::ptr::eq(telling, group));
+        strip::draw(group, first, analysis, palette, page);
     }
     page.close("div");
     for curve in &study.curves {
