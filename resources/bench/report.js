@@ -37,7 +37,7 @@
   // Figures of the same study one at a time.
   for (const views of document.querySelectorAll(".views")) {
     const figures = [...views.querySelectorAll(":scope > .view")];
-    if (figures.length < 2) continue;
+    if (figures.length < 3) continue;
     const tabs = document.createElement("div");
     tabs.className = "tabs";
     tabs.setAttribute("role", "group");

@@ -92,6 +92,7 @@ pub fn digits(value: f64) -> String {
         size if size >= 99.95 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
         size if size >= 0.0995 => format!("{value:.2}"),
+        size if size >= 0.00995 => format!("{value:.3}"),
         size if size >= 0.001 => format!("{value:.4}"),
         _ => format!("{value:.1e}"),
     }
@@ -243,6 +244,7 @@ mod tests {
                 high,
                 confidence: 0.95,
             }),
+            range: None,
             count: 20,
             way: Way::Paired,
         };

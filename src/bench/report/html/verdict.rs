@@ -11,7 +11,7 @@ pub fn draw(analysis: &Analysis<'_>, page: &mut Markup) {
     if told.is_empty() {
         return;
     }
-    page.raw("<section id=\"said\"><h2>What can be said</h2><p class=\"lede\">Medians of pairs taken in the same rounds, with 95 % intervals. Of twenty such sentences one may be chance.</p><div class=\"said\">");
+    page.raw("<section id=\"said\"><h2>What can be said</h2><p class=\"lede\">Medians of pairs taken in the same rounds, with 95 % intervals. Of twenty such sentences one may be chance. An open triangle: all rounds agree, and are too few for an interval.</p><div class=\"said\">");
     for study in studies(&told) {
         let headlines = || told.iter().filter(|one| one.headline && one.study == study);
         if headlines().next().is_none() {
@@ -52,11 +52,13 @@ fn studies(told: &[Sentence]) -> Vec<&str> {
 fn list<'a>(told: impl Iterator<Item = &'a Sentence>, about: bool, page: &mut Markup) {
     page.open("ul", "sentences");
     for sentence in told {
-        let (class, mark, name) = match sentence.verdict {
-            Verdict::Better => ("better", "▲", "husk is ahead"),
-            Verdict::Worse => ("worse", "▼", "husk is behind"),
-            Verdict::Even => ("even", "=", "no difference is seen"),
-            Verdict::Unknown => ("unknown", "?", "too little is known"),
+        let (class, mark, name) = match (sentence.verdict, sentence.sure) {
+            (Verdict::Better, true) => ("better", "▲", "husk is ahead"),
+            (Verdict::Worse, true) => ("worse", "▼", "husk is behind"),
+            (Verdict::Better, false) => ("better", "△", "husk seems ahead"),
+            (Verdict::Worse, false) => ("worse", "▽", "husk seems behind"),
+            (Verdict::Even, _) => ("even", "=", "no difference is seen"),
+            (Verdict::Unknown, _) => ("unknown", "?", "too little is known"),
         };
         page.tag("li", &[("class", class)]);
         page.tag(
