@@ -172,7 +172,8 @@ fn tail(results: &Results) -> String {
 }
 
 /// Words that nothing is taken for: neither HTML, nor a link, nor the end of a cell.
-fn words(text: &str) -> String {
+#[must_use]
+pub fn words(text: &str) -> String {
     let mut safe = String::new();
     for letter in line(text).chars() {
         match letter {
