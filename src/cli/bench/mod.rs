@@ -2,7 +2,9 @@
 //! `husk bench`: what isolation costs, on this host, by everybody who offers it. Main thread;
 //! what is measured and how is `crate::bench`.
 
+mod compare;
 mod live;
+mod report;
 mod request;
 mod studies;
 mod write;
@@ -31,6 +33,8 @@ enum BenchVerb {
     Density(DensityArgs),
     Work(WorkArgs),
     All(AllArgs),
+    Compare(compare::CompareArgs),
+    Report(report::ReportArgs),
 }
 
 /// How long a start takes, to each of its end points
@@ -217,5 +221,7 @@ pub fn execute(args: &BenchArgs, printer: &Printer) -> Result<ExitStatus, Failur
                 request::Request::check(&args.common, Some(&args.crowd), Some(&args.many))?;
             studies::run(&request, &studies::ALL, printer)
         }
+        BenchVerb::Compare(args) => compare::execute(args, printer),
+        BenchVerb::Report(args) => report::execute(args, printer),
     }
 }

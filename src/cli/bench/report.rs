@@ -66,7 +66,7 @@ pub fn execute(args: &ReportArgs, printer: &Printer) -> Result<ExitStatus, Failu
             save(path, text.as_bytes()).map_err(|error| problem(&error))?;
         }
         None if shape == Shape::Table => {
-            let text = table::render(&results, &super::look(printer));
+            let text = table::render(&results, &super::write::look(printer));
             printer.data(text.as_bytes())?;
         }
         None => printer.data(report::render(&results, shape).as_bytes())?,
