@@ -519,8 +519,9 @@ const VERBS: &[Verb] = &[
         rest: &["/no/such/before", "/no/such/after"],
         code: 1,
         rows: &[
-            ("BEFORE", &["", "/no/such/file", "/"]),
-            ("AFTER", &["", "/no/such/file", "/"]),
+            // Whatever is wrong with either is told beside what is wrong with the other.
+            ("BEFORE", ANY),
+            ("AFTER", ANY),
             ("--threshold", &["", "-1", "much", "nan"]),
             FORMAT,
         ],
