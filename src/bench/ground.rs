@@ -73,7 +73,8 @@ const LOCK: &str = "lock";
 /// The lock of a folder, if nobody has it.
 fn lock(folder: &Path) -> Option<File> {
     let file = File::open(folder.join(LOCK)).ok()?;
-    file.try_lock().ok()?;
+    let alone = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&file, alone).ok()?;
     Some(file)
 }
 
