@@ -46,7 +46,7 @@ enum BenchVerb {
 #[command(after_help = METHOD)]
 struct StartArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    shared: SharedArgs,
     /// Leave out the starts with a cold page cache
     #[arg(long)]
     warm_only: bool,
@@ -57,7 +57,7 @@ struct StartArgs {
 #[command(after_help = METHOD)]
 struct ChurnArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    shared: SharedArgs,
     #[command(flatten)]
     crowd: CrowdArgs,
 }
@@ -74,7 +74,7 @@ struct CrowdArgs {
 #[command(after_help = METHOD)]
 struct DensityArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    shared: SharedArgs,
     #[command(flatten)]
     many: ManyArgs,
 }
@@ -91,7 +91,7 @@ struct ManyArgs {
 #[command(after_help = METHOD)]
 struct WorkArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    shared: SharedArgs,
 }
 
 /// All of them, one after the other; with --quick within a minute
@@ -99,7 +99,7 @@ struct WorkArgs {
 #[command(after_help = METHOD)]
 struct AllArgs {
     #[command(flatten)]
-    common: CommonArgs,
+    shared: SharedArgs,
     #[command(flatten)]
     crowd: CrowdArgs,
     #[command(flatten)]
@@ -107,7 +107,7 @@ struct AllArgs {
 }
 
 #[derive(Clone, Debug, clap::Args)]
-struct CommonArgs {
+struct SharedArgs {
     /// The image to run, as for `husk run`. Without it, one that husk makes of one small static
     /// program that greets, and serves
     #[arg(long, value_name = "IMAGE", help_heading = "What is run")]
@@ -196,7 +196,7 @@ How it is measured:
 pub fn execute(args: &BenchArgs, printer: &Printer) -> Result<ExitStatus, Failure> {
     match &args.verb {
         BenchVerb::Start(args) => {
-            let request = request::Request::check(&args.common, None, None)?;
+            let request = request::Request::check(&args.shared, None, None)?;
             studies::run(
                 &request,
                 &[studies::Study::Start {
@@ -206,20 +206,20 @@ pub fn execute(args: &BenchArgs, printer: &Printer) -> Result<ExitStatus, Failur
             )
         }
         BenchVerb::Churn(args) => {
-            let request = request::Request::check(&args.common, Some(&args.crowd), None)?;
+            let request = request::Request::check(&args.shared, Some(&args.crowd), None)?;
             studies::run(&request, &[studies::Study::Churn], printer)
         }
         BenchVerb::Density(args) => {
-            let request = request::Request::check(&args.common, None, Some(&args.many))?;
+            let request = request::Request::check(&args.shared, None, Some(&args.many))?;
             studies::run(&request, &[studies::Study::Density], printer)
         }
         BenchVerb::Work(args) => {
-            let request = request::Request::check(&args.common, None, None)?;
+            let request = request::Request::check(&args.shared, None, None)?;
             studies::run(&request, &[studies::Study::Work], printer)
         }
         BenchVerb::All(args) => {
             let request =
-                request::Request::check(&args.common, Some(&args.crowd), Some(&args.many))?;
+                request::Request::check(&args.shared, Some(&args.crowd), Some(&args.many))?;
             studies::run(&request, &studies::ALL, printer)
         }
         BenchVerb::Compare(args) => compare::execute(args, printer),

@@ -2,7 +2,7 @@
 //! What `husk bench` was asked, checked: every problem with it is found at once, and before
 //! anything is measured. Looks at the files that are named, and changes nothing.
 
-use super::{CommonArgs, CrowdArgs, Format, ManyArgs};
+use super::{CrowdArgs, Format, ManyArgs, SharedArgs};
 use crate::bench::field;
 use crate::bench::ground::Wanted;
 use crate::cli::host::Memory;
@@ -41,7 +41,7 @@ pub struct Request {
 
 impl Request {
     pub fn check(
-        args: &CommonArgs,
+        args: &SharedArgs,
         crowd: Option<&CrowdArgs>,
         many: Option<&ManyArgs>,
     ) -> Result<Self, Failure> {
@@ -186,7 +186,7 @@ fn limit(text: &str) -> Result<Duration, Problem> {
     }
 }
 
-fn image(args: &CommonArgs) -> Option<Problem> {
+fn image(args: &SharedArgs) -> Option<Problem> {
     let own = "the image that husk makes has a command and a service of its own";
     match &args.image {
         Some(image) if image.is_empty() => Some(Problem::new("--image: its name is empty")),
