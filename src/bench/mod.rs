@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod contestant;
 pub mod density;
+pub mod lab;
 pub mod load;
 pub mod model;
 pub mod session;
