@@ -4,12 +4,18 @@
 //! named points, in turns. On the main thread unless a module says otherwise.
 
 pub mod ask;
+pub mod churn;
 pub mod contestant;
 pub mod density;
+pub mod evict;
+pub mod field;
+pub mod ground;
 pub mod lab;
 pub mod load;
 pub mod model;
+pub mod rounds;
 pub mod session;
+pub mod start;
 pub mod stats;
 pub mod supervise;
 pub mod surroundings;

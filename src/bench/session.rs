@@ -239,8 +239,14 @@ impl<'a> Session<'a> {
             }
         }
         self.supervisor.kill_group(child);
-        for remove in &running.launch.remove {
+        for remove in running.launch.remove.iter().filter(|_| !over) {
             result = result.and(self.tidy(remove));
+        }
+        for folder in &running.launch.folders {
+            let removed = std::fs::remove_dir_all(folder);
+            result = result.and(
+                removed.map_err(|error| format!("{} cannot be removed: {error}", folder.display())),
+            );
         }
         result
     }

@@ -191,7 +191,7 @@ impl Watch<'_> {
             (None, _) => Ok(()),
             (Some(0), Goal::Exit(expected)) => {
                 self.marks.exited.get_or_insert(now);
-                let right = expected.is_none_or(|expected| self.said == expected.as_bytes());
+                let right = expected.is_none_or(|expected| says(&self.said, expected));
                 match right {
                     true => Ok(()),
                     false => Err(Failed::Garbage(excerpt(&self.said))),
@@ -244,6 +244,12 @@ fn complaint(child: &Child) -> String {
         text if text.is_empty() => text,
         text => format!(": {text}"),
     }
+}
+
+/// A console of a machine ends lines in its own way.
+fn says(said: &[u8], expected: &str) -> bool {
+    let plain = said.iter().filter(|&&byte| byte != b'\r');
+    plain.eq(expected.as_bytes())
 }
 
 /// The beginning of what somebody said.

@@ -4,6 +4,12 @@
 //! contestant only says which commands are to be run, it never runs the ones that are timed,
 //! and it must leave nothing once `cleanup` returned.
 
+mod engine;
+mod husk;
+mod monitor;
+mod oci;
+mod plain;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -40,6 +46,8 @@ pub struct Ground {
     pub cpus: u32,
     /// The guest kernel of husk, for other machine monitors; or why there is none.
     pub kernel: Result<PathBuf, String>,
+    /// Where husk keeps kernels and templates.
+    pub cache: Option<PathBuf>,
 }
 
 impl Ground {
@@ -68,6 +76,74 @@ pub fn in_path(name: &str) -> Option<PathBuf> {
         (meta.is_file() && meta.permissions().mode() & 0o111 != 0).then_some(file)
     };
     std::env::split_paths(&path).chain(more).find_map(found)
+}
+
+/// Everybody, in the order of reports.
+pub fn all() -> Vec<Box<dyn Contestant>> {
+    vec![
+        Box::new(husk::Husk::warm()),
+        Box::new(husk::Husk::cold()),
+        Box::new(plain::Process::default()),
+        Box::new(plain::Bubblewrap::default()),
+        Box::new(oci::Runtime::runc()),
+        Box::new(oci::Runtime::crun()),
+        Box::new(oci::Runtime::gvisor()),
+        Box::new(oci::Runtime::krun()),
+        Box::new(engine::Engine::podman()),
+        Box::new(engine::Engine::docker()),
+        Box::new(engine::Engine::nerdctl()),
+        Box::new(monitor::Qemu::default()),
+        Box::new(monitor::Firecracker::default()),
+        Box::new(monitor::CloudHypervisor::default()),
+    ]
+}
+
+/// How long a version may take to be told. Stops a program that waits for something.
+const ASKED: std::time::Duration = std::time::Duration::from_secs(10);
+/// Longest version that is shown.
+const MOST_VERSION: usize = 100;
+
+/// The first line of what a program says of itself.
+pub fn ask(program: &Path, words: &[&str]) -> Result<String, Absent> {
+    use std::io::Read as _;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+    let shown = program.display();
+    let mut command = Command::new(program);
+    command.args(words).process_group(0).stdin(Stdio::null());
+    let spawned = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = spawned.map_err(|error| Absent(format!("{shown} does not run: {error}")))?;
+    let out = child.stdout.take();
+    // It waits for its end, or ours; whoever is late is killed, and its pipe ends.
+    let reader = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        let _ = out.map(|out| out.take(1 << 16).read_to_end(&mut said));
+        said
+    });
+    let until = std::time::Instant::now() + ASKED;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) if std::time::Instant::now() < until => {
+                // Nothing is measured yet.
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            _ => break None,
+        }
+    };
+    if status.is_none() {
+        let group = i32::try_from(child.id()).map(nix::unistd::Pid::from_raw);
+        let _ = group.map(|group| nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL));
+        let _ = child.wait();
+        return Err(Absent(format!("{shown} does not say its version")));
+    }
+    let said = reader.join().unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let line = said.lines().map(str::trim).find(|line| !line.is_empty());
+    match (status.is_some_and(|status| status.success()), line) {
+        (true, Some(line)) => Ok(line.chars().take(MOST_VERSION).collect()),
+        _ => Err(Absent(format!("{shown} does not say its version"))),
+    }
 }
 
 /// Why a contestant takes no part: one line.
@@ -134,8 +210,10 @@ pub struct Launch {
     pub service: Option<SocketAddr>,
     /// What ends it, in order; a start in the foreground that has ended needs none of it.
     pub stop: Vec<Invocation>,
-    /// What clears up after it has ended, however it ended; run even if one fails.
+    /// What clears up after one that was ended or went wrong; run even if one fails.
     pub remove: Vec<Invocation>,
+    /// Folders of this start, which go last and in any case.
+    pub folders: Vec<PathBuf>,
 }
 
 /// Somebody who starts things in isolation, or in none.

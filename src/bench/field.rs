@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The field: who was asked to take part, who does, and who cannot and why. Contestants are
+//! found, made ready and tried once each before anything is measured; at the end each clears
+//! up, and what it left is told. On the main thread.
+
+use super::contestant::{self, Contestant, Feature, Ground};
+use super::model;
+use super::session::Session;
+use super::timing::Failed;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a benchmark tells while it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event<'a> {
+    Preparing(&'a str),
+    /// It takes no part, and why.
+    Absent(&'a str, &'a str),
+    /// A round begins: which, of at most how many; zero is warm-up.
+    Round {
+        study: &'a str,
+        round: u32,
+        most: u32,
+    },
+    /// A sample: contestant, series, value.
+    Sample(&'a str, &'a str, f64),
+    Failed(&'a str, &'a str),
+}
+
+/// Who hears of it.
+pub type Listener<'a> = dyn FnMut(Event<'_>) + 'a;
+
+/// Everybody who takes part, and what is to be said of all.
+pub struct Field {
+    pub players: Vec<Box<dyn Contestant>>,
+    pub roll: Vec<model::Contestant>,
+}
+
+/// Names that may stand behind `--against`.
+pub fn names() -> Vec<&'static str> {
+    contestant::all().iter().map(|it| it.name()).collect()
+}
+
+impl Field {
+    /// Gathers those in `wanted`, or all; husk is always one of them.
+    pub fn gather(
+        session: &Session<'_>,
+        wanted: Option<&[String]>,
+        hear: &mut Listener<'_>,
+    ) -> Self {
+        let mut field = Self {
+            players: Vec::new(),
+            roll: Vec::new(),
+        };
+        for mut it in contestant::all() {
+            let name = it.name();
+            let asked = |wanted: &[String]| wanted.iter().any(|word| word == name);
+            if session.supervisor.interrupted() {
+                break;
+            }
+            if !name.starts_with("husk") && !wanted.is_none_or(asked) {
+                continue;
+            }
+            hear(Event::Preparing(name));
+            let mut entry = model::Contestant {
+                name: name.to_owned(),
+                version: None,
+                kind: it.kind().to_owned(),
+                absent: None,
+            };
+            match make_ready(&mut *it, session, &mut entry) {
+                Ok(()) => field.players.push(it),
+                Err(why) => {
+                    hear(Event::Absent(name, &why));
+                    entry.absent = Some(why);
+                    let _ = it.cleanup(session.ground);
+                    session.supervisor.settle(&BTreeSet::new(), Duration::ZERO);
+                }
+            }
+            field.roll.push(entry);
+        }
+        field
+    }
+
+    /// Everybody clears up; what they did not is cleared up for them, and told.
+    pub fn dismiss(self, session: &Session<'_>) -> Vec<model::Caution> {
+        let mut cautions = Vec::new();
+        let mut told = |name: &str, what: String| {
+            cautions.push(model::Caution {
+                what: format!("{name}: {what}"),
+                hint: "it was cleared up; its figures may hold a part of what it left".into(),
+            });
+        };
+        for mut it in self.players {
+            let name = it.name();
+            if let Err(error) = it.cleanup(session.ground) {
+                told(name, format!("clearing up failed: {error:#}"));
+            }
+            let left = session.supervisor.settle(&BTreeSet::new(), Duration::ZERO);
+            if !left.is_empty() {
+                told(name, super::session::left_behind(&left));
+            }
+            for point in super::ground::unmount(&session.ground.folder(name)) {
+                told(name, format!("it left a mount at {}", point.display()));
+            }
+            for group in groups(&Session::prefix()) {
+                told(
+                    name,
+                    format!("it left the control group {}", group.display()),
+                );
+                let _ = std::fs::remove_dir(group);
+            }
+        }
+        cautions
+    }
+}
+
+/// Finds, prepares and tries it, in one way after the other.
+fn make_ready(
+    it: &mut dyn Contestant,
+    session: &Session<'_>,
+    entry: &mut model::Contestant,
+) -> Result<(), String> {
+    let ground = session.ground;
+    let version = it.find(ground).map_err(|absent| absent.0)?;
+    entry.version = Some(version.clone());
+    let prepared = it.prepare(ground);
+    prepared.map_err(|error| format!("it could not be made ready: {error:#}"))?;
+    let mut first: Option<Failed> = None;
+    loop {
+        let failed = match trial(it, session) {
+            Ok(()) => return Ok(()),
+            Err(Failed::Interrupted) => return Err("interrupted".into()),
+            Err(failed) => failed,
+        };
+        // The first way is the one that its users take.
+        let why = first.get_or_insert(failed);
+        match it.another() {
+            Some(way) => entry.version = Some(format!("{version}, {way}")),
+            None => return Err(format!("a first try failed: {why}")),
+        }
+    }
+}
+
+/// Everything that will be asked of it, once.
+fn trial(it: &dyn Contestant, session: &Session<'_>) -> Result<(), Failed> {
+    if let Some((argv, says)) = &session.work.once {
+        let task = session.task(argv.clone(), None, false);
+        session.once(it, &task, *says)?;
+    }
+    let detached = it.offers(Feature::Detached).is_ok();
+    if it.offers(Feature::Service).is_ok()
+        && let Some(task) = session.service(detached)
+    {
+        let running = session.serve(it, &task)?;
+        session.finish(running)?;
+    }
+    Ok(())
+}
+
+/// Control groups whose name holds this.
+fn groups(part: &str) -> Vec<PathBuf> {
+    /// As deep as runtimes put containers.
+    const DEPTH: u32 = 6;
+    fn look(folder: &Path, part: &str, depth: u32, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let path = entry.path();
+            if depth > 0 {
+                look(&path, part, depth - 1, found);
+            }
+            if entry.file_name().to_string_lossy().contains(part) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    look(Path::new("/sys/fs/cgroup"), part, DEPTH, &mut found);
+    found
+}
+
+/// The files that `it` reads when it starts, and the tree's.
+pub fn files(it: &dyn Contestant, ground: &Ground) -> Vec<PathBuf> {
+    let mut files = it.files(ground);
+    files.push(ground.tree.clone());
+    files
+}
