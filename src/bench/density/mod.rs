@@ -11,7 +11,10 @@ pub mod memory;
 
 use super::ask;
 use super::contestant::{Contestant, Feature, Ground};
+use super::evict;
+use super::field::{Event, Field, Listener};
 use super::model::{Better, Outcome, Sample, Series, Unit};
+use super::rounds::order;
 use super::session::{Running, Session};
 use super::surroundings::Host;
 use memory::Memory;
@@ -76,22 +79,28 @@ struct Look {
 /// By instances and load; each look in a round.
 type Looks = BTreeMap<(u16, &'static str), Vec<(u32, Look)>>;
 
+/// As series call it.
+pub const STUDY: &str = "density";
+
 const LOADS: [&str; 2] = ["idle", "serving"];
 
-/// Measures each contestant in turn, as often as `plan` says. `tell` is told what is about to
-/// be done.
-pub fn study(
+/// Measures each contestant in turn, as often as `plan` says.
+pub fn measure(
     session: &Session<'_>,
-    contestants: &[&dyn Contestant],
+    field: &Field,
     plan: Plan,
-    tell: &mut dyn FnMut(&str),
+    hear: &mut Listener<'_>,
 ) -> Vec<Series> {
-    let mut all: Vec<Found> = contestants.iter().map(|_| Found::default()).collect();
+    let mut all: Vec<Found> = field.players.iter().map(|_| Found::default()).collect();
     for round in 0..plan.rounds {
-        for turn in 0..contestants.len() {
-            // Another is first in each round.
-            let which = (turn + round as usize) % contestants.len().max(1);
-            let (contestant, found) = (contestants[which], &mut all[which]);
+        let (study, number, most) = (STUDY, round + 1, plan.rounds);
+        hear(Event::Round {
+            study,
+            round: number,
+            most,
+        });
+        for which in order(round, field.players.len()) {
+            let (contestant, found) = (&*field.players[which], &mut all[which]);
             if lacks(session, contestant).is_some() {
                 continue;
             }
@@ -99,20 +108,20 @@ pub fn study(
                 if session.supervisor.interrupted() {
                     break;
                 }
-                let mut climb = Climb {
+                let climb = Climb {
                     session,
                     contestant,
                     plan,
                     load,
                     round,
                 };
-                climb.go(found, tell);
+                climb.go(found, hear);
             }
         }
     }
-    let pairs = contestants.iter().zip(&all);
+    let pairs = field.players.iter().zip(&all);
     pairs
-        .flat_map(|(contestant, found)| found.series(*contestant, lacks(session, *contestant)))
+        .flat_map(|(contestant, found)| found.series(&**contestant, lacks(session, &**contestant)))
         .collect()
 }
 
@@ -144,27 +153,24 @@ struct Climb<'a> {
 }
 
 impl Climb<'_> {
-    fn go(&mut self, found: &mut Found, tell: &mut dyn FnMut(&str)) {
+    fn go(&self, found: &mut Found, hear: &mut Listener<'_>) {
         let supervisor = self.session.supervisor;
         let known: BTreeSet<i32> = supervisor.descendants().into_keys().collect();
         let files = files(self.contestant, self.session.ground);
-        memory::forget(&files);
+        evict::evict(files.iter().map(PathBuf::as_path));
         let host = Host::default();
         let before = host.memory("MemAvailable").unwrap_or(0);
         let mut instances = Vec::new();
         let mut failed = Vec::new();
         for count in self.plan.steps() {
-            tell(&format!(
-                "density: {} {} {count}",
-                self.contestant.name(),
-                self.load
-            ));
             if let Err(why) = self.reach(count, &mut instances, &host, before) {
                 failed.push(why);
                 break;
             }
             match self.look(&instances, &known, &files, &host, before) {
                 Ok(look) => {
+                    let each = look.less as f64 / f64::from(count);
+                    hear(Event::Sample(self.contestant.name(), HOST, each));
                     let at = found.looks.entry((count, self.load)).or_default();
                     at.push((self.round, look));
                 }
@@ -178,6 +184,9 @@ impl Climb<'_> {
         while let Some(instance) = instances.pop() {
             let ended = self.session.finish(instance);
             failed.extend(ended.err().map(|why| why.to_string()));
+        }
+        for why in &failed {
+            hear(Event::Failed(self.contestant.name(), why));
         }
         found.failures.entry(self.load).or_default().extend(failed);
     }
@@ -377,7 +386,7 @@ fn series(
 ) -> Series {
     let pairs = conditions.iter();
     Series {
-        study: "density".to_owned(),
+        study: STUDY.to_owned(),
         contestant: contestant.name().to_owned(),
         metric: metric.to_owned(),
         unit,
