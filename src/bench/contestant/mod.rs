@@ -10,6 +10,8 @@ mod monitor;
 mod oci;
 mod plain;
 
+pub use monitor::CLOUD_KERNEL;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;

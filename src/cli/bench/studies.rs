@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One run of `husk bench` from its request to its results: the ground, the field, the studies
+//! one after the other, the clearing up. Main thread. Whatever happens after the first
+//! contestant was made ready, all of them clear up, and what was measured is told.
+
+use super::live::Live;
+use super::request::Request;
+use super::write;
+use crate::bench::churn::Churn;
+use crate::bench::field::Field;
+use crate::bench::ground::{self, Folder};
+use crate::bench::model::{FORMAT, Results};
+use crate::bench::rounds::Plan;
+use crate::bench::session::Session;
+use crate::bench::start::Starts;
+use crate::bench::supervise::Supervisor;
+use crate::bench::{churn, contestant, density, evict, start, surroundings, work};
+use crate::cli::host::cache_dir;
+use crate::cli::image::Bars;
+use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
+use crate::instance::record::now;
+use crate::kernel;
+use crate::units::Variant;
+use anyhow::Context as _;
+use contestant::Contestant;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What shells answer for a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Study {
+    Start { cold: bool },
+    Churn,
+    Density,
+    Work,
+}
+
+pub const ALL: [Study; 4] = [
+    Study::Start { cold: true },
+    Study::Churn,
+    Study::Density,
+    Study::Work,
+];
+
+pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<ExitStatus, Failure> {
+    let cache = cache_dir()?;
+    let folder = Folder::make(&cache.join("bench"))?;
+    let said = folder.path().join("said");
+    std::fs::create_dir(&said).with_context(|| format!("cannot make {}", said.display()))?;
+    let supervisor = Supervisor::begin(said).context("cannot watch over processes")?;
+    let mut bars = Bars::new(printer, request.quiet);
+    let prepared = ground::prepare(
+        &request.wanted,
+        &folder,
+        &cache,
+        kernel_of(&cache),
+        &mut |step| bars.hear(step),
+    );
+    drop(bars);
+    let (ground, what) = prepared.map_err(unusable)?;
+    let session = Session::new(&supervisor, &ground, &what, request.limit);
+    let mut live = Live::new(printer, request.quiet);
+    live.step("looking at this host");
+    let (mut machine, mut cautions, watch) = surroundings::begin(folder.path());
+    let mut results = Results {
+        format: FORMAT,
+        husk: env!("CARGO_PKG_VERSION").to_owned(),
+        began: now(),
+        ended: 0,
+        command: command(),
+        image: described(request, &session),
+        machine: machine.clone(),
+        cautions: Vec::new(),
+        contestants: Vec::new(),
+        series: Vec::new(),
+        waterfalls: Vec::new(),
+    };
+    let field = Field::gather(&session, request.against.as_deref(), &mut |event| {
+        live.hear(event)
+    });
+    results.contestants.clone_from(&field.roll);
+    for &study in studies {
+        if !supervisor.interrupted() && !field.players.is_empty() {
+            measure(study, request, (&session, &field), &mut results, &mut live);
+        }
+    }
+    live.step("clearing up");
+    let nobody = field.players.is_empty();
+    cautions.extend(field.dismiss(&session));
+    watch.end(&mut machine, &mut cautions);
+    machine
+        .facts
+        .push(("cold page cache".into(), evict::METHOD.into()));
+    (results.machine, results.ended) = (machine, now());
+    results.cautions.extend(cautions);
+    live.end();
+    let interrupted = supervisor.interrupted();
+    // Its own signals again: whoever waits for the rest to be written may end that.
+    drop(supervisor);
+    if nobody && !interrupted {
+        return Err(nobody_left(&results));
+    }
+    write::write(&results, request, printer)?;
+    Ok(match interrupted {
+        true => ExitStatus::Code(INTERRUPTED),
+        false => ExitStatus::Success,
+    })
+}
+
+fn measure(
+    study: Study,
+    request: &Request,
+    (session, field): (&Session<'_>, &Field),
+    results: &mut Results,
+    live: &mut Live,
+) {
+    let players = || -> Vec<&dyn Contestant> { field.players.iter().map(|it| &**it).collect() };
+    match study {
+        Study::Start { cold } => {
+            let plan = Plan::of(request.rounds, request.quick);
+            let found = start::measure(session, field, Starts { plan, cold }, &mut |event| {
+                live.hear(event);
+            });
+            results.series.extend(found.series);
+            results.waterfalls.extend(found.waterfalls);
+        }
+        Study::Churn => {
+            let (rounds, span) = match request.quick {
+                true => (1, Duration::from_millis(500)),
+                false => (5, Duration::from_secs(3)),
+            };
+            let churn = Churn::up_to(request.concurrency, request.rounds.unwrap_or(rounds), span);
+            let (series, _) = churn::measure(session, field, &churn, &mut |event| live.hear(event));
+            results.series.extend(series);
+        }
+        Study::Density => {
+            let mut plan = match request.quick {
+                true => density::Plan::QUICK,
+                false => density::Plan::FULL,
+            };
+            let asked = request
+                .instances
+                .and_then(|count| u16::try_from(count).ok());
+            plan.most = asked.unwrap_or(plan.most);
+            plan.rounds = request.rounds.unwrap_or(plan.rounds);
+            let series = density::study(session, &players(), plan, &mut |what| live.step(what));
+            results.series.extend(series);
+        }
+        Study::Work => {
+            let mut plan = match request.quick {
+                true => work::Plan::QUICK,
+                false => work::Plan::FULL,
+            };
+            plan.rounds = request.rounds.unwrap_or(plan.rounds);
+            let (series, cautions) =
+                work::study(session, &players(), plan, &mut |what| live.step(what));
+            results.series.extend(series);
+            results.cautions.extend(cautions);
+        }
+    }
+}
+
+/// The kernel of husk's for other monitors: the one that lives in ring 0, as they expect.
+fn kernel_of(cache: &Path) -> Result<PathBuf, String> {
+    match kernel::find(cache, Variant::Ring0) {
+        Ok(Some(kernel)) => Ok(kernel.vmlinux),
+        Ok(None) => {
+            Err("husk's kernel for ring 0 is not built: husk kernel build --guest-ring 0".into())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What was typed.
+fn command() -> Vec<String> {
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    std::iter::once("husk".to_owned())
+        .chain(words.skip(1))
+        .collect()
+}
+
+/// What is run, in a line.
+fn described(request: &Request, session: &Session<'_>) -> String {
+    let image = match &request.wanted.image {
+        Some(image) => image.clone(),
+        None => "husk's own, of one static program".to_owned(),
+    };
+    let work = session.work;
+    let once = work.once.iter().map(|(argv, _)| argv.join(" "));
+    let service = work.service.iter().map(|service| service.argv.join(" "));
+    let commands: Vec<String> = once.chain(service).collect();
+    format!("{image}: {}", commands.join("; "))
+}
+
+fn unusable(error: anyhow::Error) -> Failure {
+    let mut causes = error.chain().map(ToString::to_string);
+    let what = causes.next().unwrap_or_default();
+    let mut problem = Problem::new(what);
+    problem.causes = causes.collect();
+    Failure::from(problem.hint("husk image inspect IMAGE says what an image holds"))
+}
+
+fn nobody_left(results: &Results) -> Failure {
+    let why = |it: &crate::bench::model::Contestant| {
+        let absent = it.absent.clone().unwrap_or_default();
+        Problem::new(format!("{}: {absent}", it.name))
+    };
+    Failure::operator(results.contestants.iter().map(why))
+}
