@@ -14,7 +14,7 @@ use crate::bench::rounds::Plan;
 use crate::bench::session::Session;
 use crate::bench::start::Starts;
 use crate::bench::supervise::Supervisor;
-use crate::bench::{churn, contestant, density, evict, start, surroundings, work};
+use crate::bench::{churn, density, evict, start, surroundings, work};
 use crate::cli::host::cache_dir;
 use crate::cli::image::Bars;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
@@ -22,7 +22,6 @@ use crate::instance::record::now;
 use crate::kernel;
 use crate::units::Variant;
 use anyhow::Context as _;
-use contestant::Contestant;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -116,7 +115,6 @@ fn measure(
     results: &mut Results,
     live: &mut Live,
 ) {
-    let players = || -> Vec<&dyn Contestant> { field.players.iter().map(|it| &**it).collect() };
     match study {
         Study::Start { cold } => {
             let plan = Plan::of(request.rounds, request.quick);
@@ -145,7 +143,7 @@ fn measure(
                 .and_then(|count| u16::try_from(count).ok());
             plan.most = asked.unwrap_or(plan.most);
             plan.rounds = request.rounds.unwrap_or(plan.rounds);
-            let series = density::study(session, &players(), plan, &mut |what| live.step(what));
+            let series = density::measure(session, field, plan, &mut |event| live.hear(event));
             results.series.extend(series);
         }
         Study::Work => {
@@ -155,7 +153,7 @@ fn measure(
             };
             plan.rounds = request.rounds.unwrap_or(plan.rounds);
             let (series, cautions) =
-                work::study(session, &players(), plan, &mut |what| live.step(what));
+                work::measure(session, field, plan, &mut |event| live.hear(event));
             results.series.extend(series);
             results.cautions.extend(cautions);
         }
