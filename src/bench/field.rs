@@ -74,8 +74,8 @@ impl Field {
                 Err(why) => {
                     hear(Event::Absent(name, &why));
                     entry.absent = Some(why);
-                    let _ = it.cleanup(session.ground);
-                    session.supervisor.settle(&BTreeSet::new(), Duration::ZERO);
+                    // Why it takes no part says more than what it left.
+                    let _ = swept(&mut *it, session);
                 }
             }
             field.roll.push(entry);
@@ -86,34 +86,62 @@ impl Field {
     /// Everybody clears up; what they did not is cleared up for them, and told.
     pub fn dismiss(self, session: &Session<'_>) -> Vec<model::Caution> {
         let mut cautions = Vec::new();
-        let mut told = |name: &str, what: String| {
-            cautions.push(model::Caution {
-                what: format!("{name}: {what}"),
-                hint: "it was cleared up; its figures may hold a part of what it left".into(),
-            });
-        };
         for mut it in self.players {
             let name = it.name();
-            if let Err(error) = it.cleanup(session.ground) {
-                told(name, format!("clearing up failed: {error:#}"));
-            }
-            let left = session.supervisor.settle(&BTreeSet::new(), Duration::ZERO);
-            if !left.is_empty() {
-                told(name, super::session::left_behind(&left));
-            }
-            for point in super::ground::unmount(&session.ground.folder(name)) {
-                told(name, format!("it left a mount at {}", point.display()));
-            }
-            for group in groups(&Session::prefix()) {
-                told(
-                    name,
-                    format!("it left the control group {}", group.display()),
-                );
-                let _ = std::fs::remove_dir(group);
-            }
+            cautions.extend(
+                swept(&mut *it, session)
+                    .into_iter()
+                    .map(|what| model::Caution {
+                        what: format!("{name}: {what}"),
+                        hint: "it was cleared up; its figures may hold a part of what it left"
+                            .into(),
+                    }),
+            );
         }
         cautions
     }
+}
+
+/// Has it clear up, and does what it did not: that is returned, a line each.
+fn swept(it: &mut dyn Contestant, session: &Session<'_>) -> Vec<String> {
+    let mut told = Vec::new();
+    let cleaned = it.cleanup(session.ground);
+    let left = session.supervisor.settle(&BTreeSet::new(), Duration::ZERO);
+    if !left.is_empty() {
+        told.push(super::session::left_behind(&left));
+    }
+    let folder = session.ground.folder(it.name());
+    for point in super::ground::unmount(&folder) {
+        told.push(format!("it left a mount at {}", point.display()));
+    }
+    let groups = groups(&Session::prefix());
+    if !groups.is_empty() {
+        told.push(format!(
+            "it left {} control groups: {}",
+            groups.len(),
+            shown(&groups)
+        ));
+    }
+    for group in groups {
+        let _ = std::fs::remove_dir(group);
+    }
+    match cleaned {
+        // What stood in the way may be gone by now.
+        Err(error) if folder.exists() && std::fs::remove_dir_all(&folder).is_err() => {
+            told.push(format!("clearing up failed: {error:#}"));
+        }
+        _ => {}
+    }
+    told
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    const MOST: usize = 3;
+    let some = paths
+        .iter()
+        .take(MOST)
+        .map(|path| path.display().to_string());
+    some.collect::<Vec<_>>().join(", ")
 }
 
 /// Finds, prepares and tries it, in one way after the other.
@@ -127,18 +155,24 @@ fn make_ready(
     entry.version = Some(version.clone());
     let prepared = it.prepare(ground);
     prepared.map_err(|error| format!("it could not be made ready: {error:#}"))?;
-    let mut first: Option<Failed> = None;
+    let mut first: Option<String> = None;
+    let mut way = String::new();
     loop {
         let failed = match trial(it, session) {
             Ok(()) => return Ok(()),
             Err(Failed::Interrupted) => return Err("interrupted".into()),
             Err(failed) => failed,
         };
-        // The first way is the one that its users take.
-        let why = first.get_or_insert(failed);
+        // The first way is the one that its users take; the last one is as far as it goes.
+        let last = failed.to_string();
+        let why = first.get_or_insert_with(|| last.clone());
         match it.another() {
-            Some(way) => entry.version = Some(format!("{version}, {way}")),
-            None => return Err(format!("a first try failed: {why}")),
+            Some(next) => {
+                entry.version = Some(format!("{version}, {next}"));
+                way = next;
+            }
+            None if *why == last => return Err(format!("a first try failed: {why}")),
+            None => return Err(format!("a first try failed: {why}; {way}: {last}")),
         }
     }
 }

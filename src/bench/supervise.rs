@@ -13,6 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
@@ -180,9 +181,10 @@ impl Supervisor {
                     format!("it took longer than {} s", limit.as_secs()),
                 ));
             }
+            self.reap();
             let mut fds = vec![child.exit_fd()];
             fds.extend(child.out_fd());
-            wait(&mut fds, left)?;
+            wait(&mut fds, left.min(STEP))?;
         }
     }
 
@@ -285,16 +287,29 @@ impl Supervisor {
         }
     }
 
-    /// Reaps those who came back and that nobody waits for.
-    fn reap(&self) {
-        let me = i32::try_from(std::process::id()).unwrap_or(0);
+    /// Reaps those who came back and that nobody waits for, as the first process of a host
+    /// does at once: who asks whether somebody is gone takes a zombie for somebody.
+    pub fn reap(&self) {
         let waited = lock(&self.waited);
-        for it in processes() {
-            let orphan = it.parent == me && it.state == b'Z' && !waited.contains(&it.pid);
-            if let Some(pid) = Pid::from_raw(it.pid).filter(|_| orphan) {
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                let _ = rustix::process::waitid(WaitId::Pid(pid), options);
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let orphan = |pid: i32| {
+            let pid = Pid::from_raw(pid).filter(|_| !waited.contains(&pid));
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            pid.is_some_and(|pid| rustix::process::waitid(WaitId::Pid(pid), options).is_ok())
+        };
+        // Mostly there is nobody, and this is all.
+        while let Ok(Some(pid)) = waitid(Id::All, peek).map(|status| status.pid()) {
+            if orphan(pid.as_raw()) {
+                continue;
             }
+            // The first one is somebody's: others may stand behind it.
+            let me = i32::try_from(std::process::id()).unwrap_or(0);
+            for it in processes() {
+                if it.parent == me && it.state == b'Z' {
+                    orphan(it.pid);
+                }
+            }
+            return;
         }
     }
 }

@@ -40,7 +40,7 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(1);
 /// Connections that may wait for an answer at once; the oldest goes first.
 const MOST_CONNECTIONS: usize = 64;
 /// How often an operator's wish for an end is looked for.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 /// More of an answer is not needed: `HTTP/1.1 200`.
 const STATUS: usize = 12;
 
@@ -84,7 +84,7 @@ pub enum Failed {
     Spawn(String),
     #[error("nothing more within {0} s: {1}")]
     Late(u64, String),
-    #[error("it ended with {code} {when}{complaint}")]
+    #[error("it ended with {code}{when}{complaint}")]
     Ended {
         code: i32,
         when: &'static str,
@@ -163,7 +163,12 @@ impl Watch<'_> {
             }
             fds.extend(child.out_fd());
             fds.extend(self.asker.iter().flat_map(Asker::fds));
+            let before = clock::monotonic_ns();
             supervise::wait(&mut fds, pause).map_err(broken)?;
+            // Nothing happened for long: now nothing that is timed is kept waiting.
+            if Duration::from_nanos(clock::monotonic_ns().saturating_sub(before)) >= LOOK {
+                self.supervisor.reap();
+            }
         }
     }
 
@@ -205,8 +210,8 @@ impl Watch<'_> {
                 code,
                 when: match goal {
                     Goal::Exit(_) => "",
-                    Goal::Answer { detached: false } => "before it answered",
-                    Goal::Answer { detached: true } => "in place of going on in the background",
+                    Goal::Answer { detached: false } => " before it answered",
+                    Goal::Answer { detached: true } => " in place of going on in the background",
                 },
                 complaint: complaint(child),
             }),

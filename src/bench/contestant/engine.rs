@@ -296,7 +296,8 @@ fn limits() -> Result<[(&'static str, u64); 2]> {
     let hard = |which| -> Result<u64> { Ok(getrlimit(which)?.1.min(MOST)) };
     Ok([
         ("nofile", hard(Resource::RLIMIT_NOFILE)?),
-        ("nproc", hard(Resource::RLIMIT_NPROC)?),
+        // An engine may have lowered its own before it starts anything.
+        ("nproc", hard(Resource::RLIMIT_NPROC)? / 2),
     ])
 }
 

@@ -109,9 +109,20 @@ fn files(ground: &Ground, program: &Path) -> Vec<PathBuf> {
 }
 
 /// QEMU's machine type without what small machines do without.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Qemu {
     program: PathBuf,
+    /// Processors as the guest sees them, in the order in which they are tried.
+    processors: &'static [&'static str],
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self {
+            program: PathBuf::new(),
+            processors: &["host", "host,arch-capabilities=off", "qemu64"],
+        }
+    }
 }
 
 impl Contestant for Qemu {
@@ -132,6 +143,11 @@ impl Contestant for Qemu {
 
     fn prepare(&mut self, ground: &Ground) -> Result<()> {
         Ok(std::fs::create_dir_all(ground.folder(self.name()))?)
+    }
+
+    fn another(&mut self) -> Option<String> {
+        self.processors = self.processors.get(1..).filter(|rest| !rest.is_empty())?;
+        self.processors.first().map(|name| format!("-cpu {name}"))
     }
 
     fn offers(&self, feature: Feature) -> Result<(), String> {
