@@ -72,8 +72,9 @@ impl Plan {
 struct Look {
     memory: Memory,
     files: u64,
-    /// What the host has less than before the first.
-    less: u64,
+    /// What the host has less than before the first; below zero where others gave back more
+    /// meanwhile, which a zero would hide.
+    less: f64,
 }
 
 /// By instances and load; each look in a round.
@@ -169,7 +170,7 @@ impl Climb<'_> {
             }
             match self.look(&instances, &known, &files, &host, before) {
                 Ok(look) => {
-                    let each = look.less as f64 / f64::from(count);
+                    let each = look.less / f64::from(count);
                     hear(Event::Sample(self.contestant.name(), HOST, each));
                     let at = found.looks.entry((count, self.load)).or_default();
                     at.push((self.round, look));
@@ -248,7 +249,7 @@ impl Climb<'_> {
         Ok(Look {
             memory,
             files: memory::page_cache(files),
-            less: before.saturating_sub(after),
+            less: before as f64 - after as f64,
         })
     }
 
@@ -371,7 +372,7 @@ const METRICS: &[(&str, Unit, Value)] = &[
     (UNIQUE, Unit::Bytes, |look, n| look.memory.unique as f64 / n),
     (SHARED, Unit::Bytes, |look, n| look.memory.shared as f64 / n),
     (FILES, Unit::Bytes, |look, _| look.files as f64),
-    (HOST, Unit::Bytes, |look, n| look.less as f64 / n),
+    (HOST, Unit::Bytes, |look, n| look.less / n),
     (PROCESSES, Unit::Count, |look, n| {
         look.memory.processes as f64 / n
     }),

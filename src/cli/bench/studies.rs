@@ -7,9 +7,10 @@ use super::live::Live;
 use super::request::Request;
 use super::write;
 use crate::bench::churn::Churn;
-use crate::bench::field::Field;
+use crate::bench::field::{Event, Field};
 use crate::bench::ground::{self, Folder};
-use crate::bench::model::{FORMAT, Results};
+use crate::bench::lab::{self, Lab};
+use crate::bench::model::{Caution, FORMAT, Results};
 use crate::bench::rounds::Plan;
 use crate::bench::session::Session;
 use crate::bench::start::Starts;
@@ -30,10 +31,14 @@ const INTERRUPTED: u8 = 130;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Study {
-    Start { cold: bool },
+    Start {
+        cold: bool,
+    },
     Churn,
     Density,
     Work,
+    /// Starts by the lab's clock.
+    Lab,
 }
 
 pub const ALL: [Study; 4] = [
@@ -157,7 +162,33 @@ fn measure(
             results.series.extend(series);
             results.cautions.extend(cautions);
         }
+        Study::Lab => {
+            live.step("start: the same in the lab, which takes minutes");
+            if let Err(why) = by_lab(session, request.rounds, results) {
+                live.hear(Event::Absent("the lab", &why));
+                results.cautions.push(Caution {
+                    what: format!("there are no figures of the lab's clock: {why}"),
+                    hint: "docs/lab.md says what the lab needs".into(),
+                });
+            }
+        }
     }
+}
+
+fn by_lab(session: &Session<'_>, rounds: Option<u32>, results: &mut Results) -> Result<(), String> {
+    let ground = session.ground;
+    let cache = cache_dir().map_err(|problem| problem.what)?;
+    let lab = Lab {
+        husk: &ground.husk,
+        kernel: ground.kernel.as_deref().map_err(Clone::clone)?,
+        cache: &cache.join("lab"),
+        work: &ground.work,
+    };
+    let rounds = rounds.unwrap_or(lab::ROUNDS).to_string();
+    let words = ["start", "--against", "process", "--rounds", &rounds];
+    let found = lab.run(session.supervisor, &[&words[..], &lab::WORDS].concat())?;
+    lab::merge(results, found);
+    Ok(())
 }
 
 /// The kernel of husk's for other monitors: the one that lives in ring 0, as they expect.
