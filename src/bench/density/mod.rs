@@ -29,6 +29,13 @@ const SETTLING: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(100);
 const STILL: f64 = 0.01;
 
+/// Looks at a host's memory before the first instance, `STEP` apart, in which it may move so much
+/// by itself: more than a container takes.
+const STEADY_LOOKS: u32 = 3;
+const STEADY: u64 = 2 << 20;
+const UNSTEADY: &str = "the host's memory moved by itself before the first instance, by more than \
+    2 MiB within 0.3 s: stop what else runs";
+
 pub const UNIQUE: &str = "unique memory per instance";
 pub const SHARED: &str = "share of shared memory per instance";
 pub const FILES: &str = "page cache of the files it reads, once for all";
@@ -55,7 +62,8 @@ impl Plan {
     pub const FULL: Self = Self {
         most: 16,
         requests: 200,
-        rounds: 3,
+        // As many as an interval needs.
+        rounds: 6,
     };
 
     /// 1, 2, 4, … and the most.
@@ -73,8 +81,8 @@ struct Look {
     memory: Memory,
     files: u64,
     /// What the host has less than before the first; below zero where others gave back more
-    /// meanwhile, which a zero would hide.
-    less: f64,
+    /// meanwhile, which a zero would hide. None where others took and gave all the time.
+    less: Option<f64>,
 }
 
 /// By instances and load; each look in a round.
@@ -160,6 +168,7 @@ impl Climb<'_> {
         let files = files(self.contestant, self.session.ground);
         evict::evict(files.iter().map(PathBuf::as_path));
         let host = Host::default();
+        let steady = is_steady(&host);
         let before = host.memory("MemAvailable").unwrap_or(0);
         let mut instances = Vec::new();
         let mut failed = Vec::new();
@@ -168,10 +177,10 @@ impl Climb<'_> {
                 failed.push(why);
                 break;
             }
-            match self.look(&instances, &known, &files, &host, before) {
+            match self.look(&instances, (&known, &files), &host, (before, steady)) {
                 Ok(look) => {
-                    let each = look.less / f64::from(count);
-                    hear(Event::Sample(self.contestant.name(), HOST, each));
+                    let each = look.memory.unique as f64 / f64::from(count);
+                    hear(Event::Sample(self.contestant.name(), UNIQUE, each));
                     let at = found.looks.entry((count, self.load)).or_default();
                     at.push((self.round, look));
                 }
@@ -229,10 +238,9 @@ impl Climb<'_> {
     fn look(
         &self,
         instances: &[Running],
-        known: &BTreeSet<i32>,
-        files: &[PathBuf],
+        (known, files): (&BTreeSet<i32>, &[PathBuf]),
         host: &Host,
-        before: u64,
+        (before, steady): (u64, bool),
     ) -> Result<Look, String> {
         if self.load == "serving" {
             for (at, instance) in instances.iter().enumerate() {
@@ -249,7 +257,7 @@ impl Climb<'_> {
         Ok(Look {
             memory,
             files: memory::page_cache(files),
-            less: before as f64 - after as f64,
+            less: steady.then_some(before as f64 - after as f64),
         })
     }
 
@@ -297,6 +305,16 @@ impl Climb<'_> {
     }
 }
 
+/// Whether nobody else takes or gives back much memory just now.
+fn is_steady(host: &Host) -> bool {
+    let read = || host.memory("MemAvailable").unwrap_or(0);
+    let first = read();
+    (0..STEADY_LOOKS).all(|_| {
+        std::thread::sleep(STEP);
+        read().abs_diff(first) <= STEADY
+    })
+}
+
 /// Whether one more instance leaves the host what it needs, if it is as large as those there are.
 fn affordable(before: u64, now: u64, running: u16, total: u64) -> bool {
     let used = before.saturating_sub(now);
@@ -338,13 +356,15 @@ impl Found {
         for ((count, _), looks) in looks {
             let conditions = [("instances", &*count.to_string()), ("load", load)];
             for (metric, unit, value) in METRICS {
-                let sample = |(round, look): &(u32, Look)| Sample {
-                    round: *round,
-                    value: value(look, f64::from(*count)),
+                let sample = |(round, look): &(u32, Look)| {
+                    let (round, value) = (*round, value(look, f64::from(*count))?);
+                    Some(Sample { round, value })
                 };
+                let samples: Vec<Sample> = looks.iter().filter_map(sample).collect();
+                let lost = looks.len() - samples.len();
                 let outcome = Outcome::Measured {
-                    samples: looks.iter().map(sample).collect(),
-                    failures: Vec::new(),
+                    samples,
+                    failures: vec![UNSTEADY.to_owned(); lost],
                 };
                 all.push(series(contestant, metric, *unit, &conditions, outcome));
             }
@@ -366,15 +386,19 @@ impl Found {
     }
 }
 
-type Value = fn(&Look, f64) -> f64;
+type Value = fn(&Look, f64) -> Option<f64>;
 
 const METRICS: &[(&str, Unit, Value)] = &[
-    (UNIQUE, Unit::Bytes, |look, n| look.memory.unique as f64 / n),
-    (SHARED, Unit::Bytes, |look, n| look.memory.shared as f64 / n),
-    (FILES, Unit::Bytes, |look, _| look.files as f64),
-    (HOST, Unit::Bytes, |look, n| look.less / n),
+    (UNIQUE, Unit::Bytes, |look, n| {
+        Some(look.memory.unique as f64 / n)
+    }),
+    (SHARED, Unit::Bytes, |look, n| {
+        Some(look.memory.shared as f64 / n)
+    }),
+    (FILES, Unit::Bytes, |look, _| Some(look.files as f64)),
+    (HOST, Unit::Bytes, |look, n| Some(look.less? / n)),
     (PROCESSES, Unit::Count, |look, n| {
-        look.memory.processes as f64 / n
+        Some(look.memory.processes as f64 / n)
     }),
 ];
 

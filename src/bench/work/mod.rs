@@ -46,9 +46,10 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// As many rounds as an interval needs.
     pub const QUICK: Self = Self {
-        rounds: 3,
-        each: Duration::from_millis(20),
+        rounds: 6,
+        each: Duration::from_millis(5),
     };
     pub const FULL: Self = Self {
         rounds: 15,
