@@ -37,7 +37,7 @@
   // Figures of the same study one at a time.
   for (const views of document.querySelectorAll(".views")) {
     const figures = [...views.querySelectorAll(":scope > .view")];
-    if (figures.length < 2) continue;
+    if (figures.length < 3) continue;
     const tabs = document.createElement("div");
     tabs.className = "tabs";
     tabs.setAttribute("role", "group");
@@ -48,7 +48,7 @@
     });
     for (const figure of figures) button(figure.dataset.view, tabs, () => show(figure));
     views.prepend(tabs);
-    show(figures[0]);
+    show(figures.find((figure) => figure.classList.contains("first")) ?? figures[0]);
   }
 
   // A line by itself.

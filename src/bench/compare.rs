@@ -7,6 +7,7 @@
 use super::analysis::{Analysis, Conditions, circumstances};
 use super::figure::{Scale, line, percent};
 use super::model::{Better, Machine, Results, Series, Unit};
+use super::report::markdown::words;
 use super::stats::{Ratio, Summary, unpaired};
 use serde::Serialize;
 
@@ -98,6 +99,53 @@ impl Comparison {
         }
     }
 
+    /// `2 regressions, 1 improvement, 3 unsure, 40 the same, beyond a threshold of 5.0 %`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count = |verdict, one: &str, many: &str| match self.count(verdict) {
+            1 => format!("1 {one}"),
+            count => format!("{count} {many}"),
+        };
+        let counts = [
+            count(Verdict::Regression, "regression", "regressions"),
+            count(Verdict::Improvement, "improvement", "improvements"),
+            count(Verdict::Unsure, "unsure", "unsure"),
+            count(Verdict::Same, "the same", "the same"),
+            count(Verdict::Alone, "in one run only", "in one run only"),
+        ];
+        let threshold = percent(self.threshold);
+        format!("{}, by a threshold of {threshold}", counts.join(", "))
+    }
+
+    /// A table to be pasted into a page; with `all`, of what did not change too.
+    #[must_use]
+    pub fn markdown(&self, all: bool) -> String {
+        let mut text = format!("{}.\n\n", self.summary());
+        for warning in &self.warnings {
+            text.push_str(&format!("- {}\n", words(warning)));
+        }
+        if !self.warnings.is_empty() {
+            text.push('\n');
+        }
+        text.push_str(
+            "| Verdict | Contestant | What | Before | After | Change (99 % interval) |\n",
+        );
+        text.push_str("|---|---|---|--:|--:|--:|\n");
+        for change in self.changes.iter().filter(|change| all || change.is_news()) {
+            let (before, after) = change.figures();
+            let verdict = change.verdict.name();
+            let (name, what) = (words(&change.contestant), words(&change.what()));
+            let how = match &change.why {
+                Some(why) => words(why),
+                None => change.share(),
+            };
+            text.push_str(&format!(
+                "| {verdict} | {name} | {what} | {before} | {after} | {how} |\n"
+            ));
+        }
+        text
+    }
+
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         let changes = self.changes.iter();
@@ -106,9 +154,19 @@ impl Comparison {
 }
 
 impl Change {
+    /// Whether it is told without being asked for.
     #[must_use]
-    pub fn circumstances(&self) -> String {
-        circumstances(&self.conditions)
+    pub fn is_news(&self) -> bool {
+        self.verdict != Verdict::Same
+    }
+
+    /// `start: process exit, page cache warm`.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match circumstances(&self.conditions).as_str() {
+            "" => format!("{}: {}", self.study, self.metric),
+            conditions => format!("{}: {}, {conditions}", self.study, self.metric),
+        }
     }
 
     /// `12.1 ms`, or a dash.
@@ -340,6 +398,13 @@ mod tests {
         assert_eq!(judged(of(10.0), few).verdict, Verdict::Unsure);
         let share = judged(of(10.0), of(13.0)).share();
         assert!(share.starts_with("+30 % (+"), "{share}");
+        let comparison = Comparison::of(&bare(vec![of(10.0)]), &bare(vec![of(13.0)]), 0.05);
+        let text = comparison.markdown(false);
+        assert!(text.starts_with("1 regression, 0 improvements, 0 unsure, 0 the same, 0 in one run only, by a threshold of 5.0 %.\n"), "{text}");
+        assert!(
+            text.contains("| regression | husk | start: process exit, page cache warm | 9.99 ns |"),
+            "{text}"
+        );
     }
 
     #[test]

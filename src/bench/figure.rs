@@ -92,6 +92,7 @@ pub fn digits(value: f64) -> String {
         size if size >= 99.95 => format!("{value:.0}"),
         size if size >= 9.995 => format!("{value:.1}"),
         size if size >= 0.0995 => format!("{value:.2}"),
+        size if size >= 0.00995 => format!("{value:.3}"),
         size if size >= 0.001 => format!("{value:.4}"),
         _ => format!("{value:.1e}"),
     }
@@ -106,8 +107,11 @@ pub fn percent(share: f64) -> String {
     }
 }
 
-/// `1.43 ± 0.08`: as many digits as the interval leaves, and never narrower than it is. `None`
-/// without an interval.
+/// Beyond this share of a ratio, or where it is lopsided, a ± would say less than is known.
+const CLOSE: f64 = 0.2;
+
+/// `1.43 ± 0.08`: as many digits as the interval leaves, and never narrower than it is; or
+/// `1.8 (1.2 to 3.1)`, where the interval is wide. None without one.
 #[must_use]
 pub fn plus_minus(ratio: &Ratio) -> Option<String> {
     let interval = ratio.interval?;
@@ -122,7 +126,15 @@ pub fn plus_minus(ratio: &Ratio) -> Option<String> {
     let half = (interval.high - value).max(value - interval.low);
     // What a float lacks to a whole step is none.
     let half = ((half / step - 1e-6).ceil() * step).max(step);
-    Some(format!("{value:.places$} ± {half:.places$}"))
+    // Nor may rounding take in 1, which the interval leaves out.
+    let takes_one = value - half <= 1.0 && interval.low > 1.0;
+    Some(match half > CLOSE * value || takes_one {
+        true => {
+            let (low, high) = (digits(interval.low), digits(interval.high));
+            format!("{} ({low} to {high})", digits(ratio.value))
+        }
+        false => format!("{value:.places$} ± {half:.places$}"),
+    })
 }
 
 /// `× 1.43 (1.35–1.51)`, or without what is in brackets.
@@ -232,6 +244,7 @@ mod tests {
                 high,
                 confidence: 0.95,
             }),
+            range: None,
             count: 20,
             way: Way::Paired,
         };
@@ -239,9 +252,11 @@ mod tests {
             (1.4, 1.3, 1.5, "1.4 ± 0.1"),
             (1.432, 1.36, 1.50, "1.43 ± 0.07"),
             (1.432, 1.30, 1.46, "1.4 ± 0.1"),
-            (12.34, 9.0, 13.0, "12 ± 3"),
+            (12.34, 9.0, 13.0, "12.3 (9.00 to 13.0)"),
+            (1.04, 1.004, 1.06, "1.04 (1.00 to 1.06)"),
+            (20.4, 18.0, 23.1, "20 ± 4"),
             (2.0, 2.0, 2.0, "2.000 ± 0.001"),
-            (1.26, 1.12, 1.39, "1.3 ± 0.2"),
+            (1.56, 1.42, 1.69, "1.6 ± 0.2"),
         ] {
             assert_eq!(plus_minus(&ratio(value, low, high)).unwrap(), text);
         }

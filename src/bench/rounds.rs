@@ -45,7 +45,7 @@ impl Plan {
             goal,
             time: match (rounds, quick) {
                 (Some(_), _) => Duration::MAX,
-                (None, true) => Duration::from_secs(20),
+                (None, true) => Duration::from_secs(10),
                 (None, false) => Duration::from_secs(600),
             },
         }

@@ -3,7 +3,7 @@
 //! more only where the interval of the ratio leaves no doubt, says so where it does, and names
 //! the points between which was measured. Pure.
 
-use super::analysis::{Analysis, FEWEST, Group, Row, Study};
+use super::analysis::{Analysis, Curve, FEWEST, Group, Row, Study};
 use super::figure::{digits, plus_minus};
 use super::model::{Better, Unit};
 use super::stats::{Interval, Ratio};
@@ -15,11 +15,23 @@ const HOST: &str = "process";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
-    pub text: String,
+    /// `husk warm starts 1.4 ± 0.1 times faster than podman here`.
+    pub claim: String,
+    /// Between which points, under which conditions, of how many rounds.
+    pub about: String,
     pub verdict: Verdict,
+    /// Whether an interval says so; if not, it is what was seen in too few rounds for one.
+    pub sure: bool,
     /// One of the few that are told first.
     pub headline: bool,
     pub study: String,
+}
+
+impl Sentence {
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{} ({}).", self.claim, self.about)
+    }
 }
 
 /// For the reference.
@@ -29,7 +41,7 @@ pub enum Verdict {
     Worse,
     /// The interval holds 1.
     Even,
-    /// There is no interval.
+    /// There are too few rounds, and they do not agree.
     Unknown,
 }
 
@@ -49,7 +61,9 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
                 told.extend(sentence(reference, group, row, None, headline));
             }
         }
-        for (number, curve) in study.curves.iter().enumerate() {
+        let telling = telling_curve(study);
+        for curve in &study.curves {
+            let first = telling.is_some_and(|telling| std::ptr::eq(telling, curve));
             for contestant in analysis.results.contestants.iter().map(|one| &one.name) {
                 // The furthest that both came.
                 let both = curve.points.iter().rev().find_map(|(at, group)| {
@@ -58,7 +72,7 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
                 });
                 if let Some((at, group, row)) = both {
                     let point = Some((curve.axis.as_str(), at));
-                    told.extend(sentence(reference, group, row, point, number == 0));
+                    told.extend(sentence(reference, group, row, point, first));
                 }
             }
         }
@@ -66,9 +80,10 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
     told
 }
 
-/// The group by which a study is told.
-fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
-    if study.name == "work" {
+/// The group by which a study is told; none where it is told by all.
+#[must_use]
+pub fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
+    if study.name == "work" || !study.curves.is_empty() {
         return None;
     }
     let compared = |group: &&Group<'_>| group.rows.iter().any(|row| row.against.is_some());
@@ -80,6 +95,16 @@ fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
         (named.unwrap_or(TELLING.len()), is_cold(group))
     };
     study.groups.iter().filter(compared).min_by_key(rank)
+}
+
+/// The curve by which a study is told: how often a second, if there is such.
+#[must_use]
+pub fn telling_curve<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Curve<'a>> {
+    let is_rate = |curve: &&Curve<'_>| {
+        let first = curve.points.first();
+        first.is_some_and(|(_, group)| group.unit == Unit::PerSecond)
+    };
+    study.curves.iter().find(is_rate).or(study.curves.first())
 }
 
 fn sentence(
@@ -97,49 +122,62 @@ fn sentence(
         Better::Lower => ratio,
         Better::Higher => ratio.inverse(),
     };
-    let verdict = verdict(gain.interval);
+    let verdict = verdict(&gain);
     let claim = match (verdict, gain.interval) {
-        (Verdict::Unknown, _) | (_, None) => {
-            format!("Between {us} and {them} nothing can be said")
-        }
-        (Verdict::Even, Some(interval)) => even(&us, &them, &interval),
-        (Verdict::Better, _) => ahead(group, &us, &them, &gain, true),
-        (Verdict::Worse, _) => ahead(group, &us, &them, &gain.inverse(), false),
+        (Verdict::Unknown, _) => format!("Between {us} and {them} nothing can be said"),
+        (Verdict::Even, interval) => even(&us, &them, interval),
+        (Verdict::Better, _) => ahead(group, &us, &them, &by(&gain), true),
+        (Verdict::Worse, _) => ahead(group, &us, &them, &by(&gain.inverse()), false),
     };
     let mut details = vec![group.metric.to_owned()];
     details.extend(Some(group.circumstances()).filter(|text| !text.is_empty()));
     details.extend(point.map(|(axis, at)| format!("{axis} {at}")));
-    details.push(match (verdict, ratio.count) {
-        (Verdict::Unknown, count) => {
-            format!("{count} of the {FEWEST} rounds that an interval needs")
-        }
-        (_, count) => format!("{count} rounds"),
+    let rounds = if ratio.count == 1 { "round" } else { "rounds" };
+    details.push(match ratio.interval {
+        Some(_) => format!("{} {rounds}", ratio.count),
+        None => format!("{} {rounds}, and an interval needs {FEWEST}", ratio.count),
     });
     Some(Sentence {
-        text: format!("{claim} ({}).", details.join("; ")),
+        claim,
+        about: details.join("; "),
         verdict,
+        sure: ratio.interval.is_some(),
         headline,
         study: study.to_owned(),
     })
 }
 
-fn verdict(gain: Option<Interval>) -> Verdict {
-    match gain {
-        None => Verdict::Unknown,
-        Some(of) if of.low > 1.0 => Verdict::Better,
-        Some(of) if of.high < 1.0 => Verdict::Worse,
-        Some(_) => Verdict::Even,
+fn verdict(gain: &Ratio) -> Verdict {
+    match (gain.interval, gain.range) {
+        (Some(of), _) if of.low > 1.0 => Verdict::Better,
+        (Some(of), _) if of.high < 1.0 => Verdict::Worse,
+        (Some(_), _) => Verdict::Even,
+        // Without an interval all that can be told is that they agree.
+        (None, Some((least, _))) if least > 1.0 => Verdict::Better,
+        (None, Some((_, most))) if most < 1.0 => Verdict::Worse,
+        (None, _) => Verdict::Unknown,
     }
 }
 
-fn even(us: &str, them: &str, interval: &Interval) -> String {
-    let (low, high) = (digits(interval.low), digits(interval.high));
+/// How many times, as surely as it is known: what was seen, where that is all.
+fn by(ratio: &Ratio) -> String {
+    let seen = || {
+        let (least, most) = ratio.range.map(|(a, b)| (digits(a), digits(b)))?;
+        (least != most).then(|| format!("{least} to {most}"))
+    };
+    plus_minus(ratio)
+        .or_else(seen)
+        .unwrap_or_else(|| digits(ratio.value))
+}
+
+fn even(us: &str, them: &str, interval: Option<Interval>) -> String {
+    let (low, high) = interval.map_or((1.0, 1.0), |of| (of.low, of.high));
+    let (low, high) = (digits(low), digits(high));
     format!("{us} and {them} cannot be told apart here: {low} to {high} times")
 }
 
-/// `by` is above 1; the reference is ahead if `ours`.
-fn ahead(group: &Group<'_>, us: &str, them: &str, by: &Ratio, ours: bool) -> String {
-    let by = plus_minus(by).unwrap_or_default();
+/// `by` is of more than 1; the reference is ahead if `ours`.
+fn ahead(group: &Group<'_>, us: &str, them: &str, by: &str, ours: bool) -> String {
     let (more, less) = if ours { (us, them) } else { (them, us) };
     let than = if ours { "faster" } else { "slower" };
     match (group.unit, group.better, group.study) {
@@ -185,7 +223,7 @@ mod tests {
         let results = bare(series);
         let told = sentences(&Analysis::of(&results));
         told.into_iter()
-            .map(|one| (one.verdict, one.text))
+            .map(|one| (one.verdict, one.text()))
             .collect()
     }
 
@@ -197,7 +235,8 @@ mod tests {
             exit("podman", &rounds(14.0)),
             exit("runc", &rounds(5.0)),
             exit("crun", &noisy(10.15)),
-            exit("bwrap", &[1.0, 1.0, 1.0]),
+            exit("bwrap", &[2.0, 2.5, 2.0]),
+            exit("qemu", &[9.0, 11.0]),
         ]);
         let about = "process exit; page cache warm; 30 rounds";
         assert_eq!(
@@ -205,20 +244,32 @@ mod tests {
             [
                 (
                     Verdict::Better,
-                    format!("husk warm starts 1.400 ± 0.001 times faster than podman here ({about}).")
+                    format!(
+                        "husk warm starts 1.400 ± 0.001 times faster than podman here ({about})."
+                    )
                 ),
                 (
                     Verdict::Worse,
-                    format!("husk warm starts 2.000 ± 0.001 times slower than runc here ({about}).")
+                    format!(
+                        "husk warm starts 2.000 ± 0.001 times slower than runc here ({about})."
+                    )
                 ),
                 (
                     Verdict::Even,
-                    format!("husk warm and crun cannot be told apart here: 0.95 to 1.05 times ({about}).")
+                    format!(
+                        "husk warm and crun cannot be told apart here: 0.95 to 1.05 times ({about})."
+                    )
+                ),
+                (
+                    Verdict::Worse,
+                    "husk warm starts 4.00 to 5.01 times slower than bwrap here (process exit; \
+                     page cache warm; 3 rounds, and an interval needs 6)."
+                        .into()
                 ),
                 (
                     Verdict::Unknown,
-                    "Between husk warm and bwrap nothing can be said (process exit; page cache warm; \
-                     3 of the 6 rounds that an interval needs)."
+                    "Between husk warm and qemu nothing can be said (process exit; page cache \
+                     warm; 2 rounds, and an interval needs 6)."
                         .into()
                 ),
             ]

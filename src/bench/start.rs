@@ -53,30 +53,44 @@ pub fn measure(
 ) -> Found {
     let mut columns = Columns::new();
     let caches: &[&'static str] = if starts.cold { &[WARM, COLD] } else { &[WARM] };
-    let most = u32::try_from(starts.plan.goal.most).unwrap_or(u32::MAX);
-    let mut interrupted = false;
-    let mut warm_up = starts.plan.warm_up;
+    // All of one and then all of the other: whoever starts behind somebody whose files were
+    // dropped finds a cache that is not quite warm.
+    let interrupted = caches.iter().any(|&cache| {
+        let mut here = Columns::new();
+        let interrupted = rounds(session, field, (&starts.plan, cache), &mut here, hear);
+        columns.append(&mut here);
+        interrupted
+    });
+    let mut found = gather(session, field, columns);
+    found.interrupted = interrupted;
+    found
+}
+
+/// Round after round of everybody with such a cache. True if the operator wants an end.
+fn rounds(
+    session: &Session<'_>,
+    field: &Field,
+    (plan, cache): (&Plan, &'static str),
+    columns: &mut Columns,
+    hear: &mut Listener<'_>,
+) -> bool {
+    let most = u32::try_from(plan.goal.most).unwrap_or(u32::MAX);
+    let mut warm_up = plan.warm_up;
     let mut began = Instant::now();
     let mut round = 0;
-    while warm_up > 0 || more(&starts.plan, round, began, &columns) {
+    while warm_up > 0 || more(plan, round, began, columns) {
         let kept = warm_up == 0;
         hear(Event::Round {
-            study: STUDY,
+            study: &format!("{STUDY}, {CACHE} {cache}"),
             round: if kept { round + 1 } else { 0 },
             most,
         });
         for player in order(round + warm_up, field.players.len()) {
             let it = &*field.players[player];
-            for &cache in caches {
-                let column = columns.entry((player, cache)).or_default();
-                interrupted |= both(session, it, (round, cache, kept), column, hear);
+            let column = columns.entry((player, cache)).or_default();
+            if both(session, it, (round, cache, kept), column, hear) {
+                return true;
             }
-            if interrupted {
-                break;
-            }
-        }
-        if interrupted {
-            break;
         }
         match kept {
             true => round += 1,
@@ -86,9 +100,7 @@ pub fn measure(
             }
         }
     }
-    let mut found = gather(session, field, columns);
-    found.interrupted = interrupted;
-    found
+    false
 }
 
 /// Whether what is known so far wants another round.

@@ -39,6 +39,7 @@ const MOST_COMPLAINT: u64 = 4096;
 pub struct Supervisor {
     signals: Mutex<SignalFd>,
     interrupted: AtomicBool,
+    until: Mutex<Option<Instant>>,
     before: SigSet,
     /// Where what commands say goes.
     said: PathBuf,
@@ -87,6 +88,7 @@ impl Supervisor {
         Ok(Self {
             signals: Mutex::new(fd),
             interrupted: AtomicBool::new(false),
+            until: Mutex::new(None),
             before,
             said,
             commands: AtomicU64::new(0),
@@ -98,8 +100,19 @@ impl Supervisor {
         })
     }
 
-    /// Whether the operator wants an end.
+    /// Whether what goes on is to end: the operator wants it, or its time is over.
     pub fn interrupted(&self) -> bool {
+        let over = lock(&self.until).is_some_and(|until| Instant::now() >= until);
+        over || self.is_told_to_end()
+    }
+
+    /// Gives what comes next so much time; none is as long as it takes.
+    pub fn allow(&self, span: Option<Duration>) {
+        *lock(&self.until) = span.and_then(|span| Instant::now().checked_add(span));
+    }
+
+    /// Whether the operator wants an end.
+    pub fn is_told_to_end(&self) -> bool {
         if let Ok(signals) = self.signals.lock()
             && let Ok(Some(_)) = signals.read_signal()
         {

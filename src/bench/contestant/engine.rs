@@ -296,9 +296,19 @@ fn limits() -> Result<[(&'static str, u64); 2]> {
     let hard = |which| -> Result<u64> { Ok(getrlimit(which)?.1.min(MOST)) };
     Ok([
         ("nofile", hard(Resource::RLIMIT_NOFILE)?),
-        // An engine may have lowered its own before it starts anything.
-        ("nproc", hard(Resource::RLIMIT_NPROC)? / 2),
+        // podman lowers its own to this before it starts anything.
+        ("nproc", hard(Resource::RLIMIT_NPROC)?.min(most_processes())),
     ])
+}
+
+/// Processes that this host can have at all.
+fn most_processes() -> u64 {
+    /// The kernel's own, where it does not say.
+    const USUAL: u64 = 32_768;
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max");
+    text.ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(USUAL)
 }
 
 /// The tree as an archive.

@@ -16,7 +16,7 @@ pub fn render(results: &Results) -> String {
     if !told.is_empty() {
         text.push_str("## What can be said\n\n");
         for sentence in told.iter().filter(|sentence| sentence.headline) {
-            let _ = writeln!(text, "- {}", words(&sentence.text));
+            let _ = writeln!(text, "- {}", words(&sentence.text()));
         }
         text.push('\n');
     }
@@ -172,7 +172,8 @@ fn tail(results: &Results) -> String {
 }
 
 /// Words that nothing is taken for: neither HTML, nor a link, nor the end of a cell.
-fn words(text: &str) -> String {
+#[must_use]
+pub fn words(text: &str) -> String {
     let mut safe = String::new();
     for letter in line(text).chars() {
         match letter {

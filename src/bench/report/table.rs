@@ -239,14 +239,14 @@ fn said(analysis: &Analysis<'_>, look: &Look) -> String {
     }
     let mut text = format!("{}What can be said{}\n", look.strong, look.off);
     for sentence in told.iter().filter(|sentence| sentence.headline) {
-        let (mark, colour) = match sentence.verdict {
-            Verdict::Better => ("+", look.good),
-            Verdict::Worse => ("−", look.warn),
-            Verdict::Even => ("=", ""),
-            Verdict::Unknown => ("?", look.dim),
+        let (mark, colour) = match (sentence.verdict, sentence.sure) {
+            (Verdict::Better, true) => ("+", look.good),
+            (Verdict::Worse, true) => ("−", look.warn),
+            (Verdict::Even, _) => ("=", ""),
+            _ => ("?", look.dim),
         };
         let off = if colour.is_empty() { "" } else { look.off };
-        let _ = writeln!(text, "{colour}{mark}{off} {}", line(&sentence.text));
+        let _ = writeln!(text, "{colour}{mark}{off} {}", line(&sentence.text()));
     }
     text.push('\n');
     text

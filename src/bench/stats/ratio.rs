@@ -25,6 +25,8 @@ pub struct Ratio {
     pub value: f64,
     /// None of too few samples.
     pub interval: Option<Interval>,
+    /// The least and the most of the pairs; none where there are no pairs.
+    pub range: Option<(f64, f64)>,
     /// Pairs, or the samples of the smaller side.
     pub count: usize,
     pub way: Way,
@@ -50,6 +52,7 @@ impl Ratio {
                 high: 1.0 / of.low,
                 confidence: of.confidence,
             }),
+            range: self.range.map(|(least, most)| (1.0 / most, 1.0 / least)),
             ..self
         }
     }
@@ -82,6 +85,7 @@ pub fn paired(a: &[Sample], b: &[Sample], confidence: f64) -> Option<Ratio> {
     Some(Ratio {
         value: quantile(&ratios, MEDIAN)?,
         interval: median_interval(&ratios, confidence),
+        range: Some((*ratios.first()?, *ratios.last()?)),
         count: ratios.len(),
         way: Way::Paired,
     })
@@ -100,6 +104,7 @@ pub fn unpaired(a: &[f64], b: &[f64], confidence: f64) -> Option<Ratio> {
     Some(Ratio {
         value,
         interval,
+        range: None,
         count,
         way: Way::Resampled,
     })

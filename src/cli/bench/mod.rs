@@ -2,7 +2,9 @@
 //! `husk bench`: what isolation costs, on this host, by everybody who offers it. Main thread;
 //! what is measured and how is `crate::bench`.
 
+mod compare;
 mod live;
+mod report;
 mod request;
 mod studies;
 mod write;
@@ -31,6 +33,8 @@ enum BenchVerb {
     Density(DensityArgs),
     Work(WorkArgs),
     All(AllArgs),
+    Compare(compare::CompareArgs),
+    Report(report::ReportArgs),
 }
 
 /// How long a start takes, to each of its end points
@@ -183,10 +187,11 @@ enum Format {
 
 const EXAMPLES: &str = "\
 Examples:
-  husk bench all --quick                     Everything, within a minute
-  husk bench start --against runc,podman     husk, runc and podman, until the medians are known
-  husk bench start --image nginx --port 80   The first answer of a service of yours
-  husk bench all --report report.html --out today.json
+  husk bench all --quick                        Everything, within a minute
+  husk bench start --against runc,podman        husk, runc and podman, until the medians are known
+  husk bench start --image nginx --port 80      The first answer of a service of yours
+  husk bench all --report r.html --out r.json   A page to look at, and all samples
+  husk bench compare before.json r.json         What became worse
 
 Exit codes: 0 measured, 1 something you can mend, 2 something unexpected, 130 when you ended
 it: what was measured until then is printed and saved all the same.";
@@ -228,5 +233,7 @@ pub fn execute(args: &BenchArgs, printer: &Printer) -> Result<ExitStatus, Failur
                 request::Request::check(&args.common, Some(&args.crowd), Some(&args.many))?;
             studies::run(&request, &studies::ALL, printer)
         }
+        BenchVerb::Compare(args) => compare::execute(args, printer),
+        BenchVerb::Report(args) => report::execute(args, printer),
     }
 }

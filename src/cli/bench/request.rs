@@ -29,7 +29,7 @@ pub struct Request {
     pub against: Option<Vec<String>>,
     pub rounds: Option<u32>,
     pub quick: bool,
-    pub limit: Duration,
+    limit: Duration,
     /// Most starts at once.
     pub concurrency: u32,
     pub instances: Option<u32>,
@@ -98,6 +98,16 @@ impl Request {
                 quiet: args.quiet,
             }),
             _ => Err(Failure::operator(problems)),
+        }
+    }
+}
+
+impl Request {
+    /// For one start to reach its goal. Who hangs must not take a quick run's minute.
+    pub fn limit(&self) -> Duration {
+        match self.quick {
+            true => self.limit.min(Duration::from_secs(5)),
+            false => self.limit,
         }
     }
 }

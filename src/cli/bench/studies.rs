@@ -48,6 +48,41 @@ pub const ALL: [Study; 4] = [
     Study::Work,
 ];
 
+impl Study {
+    /// What it may take of the minute that a quick run has. The rest is to make everybody
+    /// ready, and to clear up.
+    fn quick(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Start { .. } => 22,
+            Self::Churn => 6,
+            Self::Density | Self::Work => 9,
+            // An emulated machine is not quick; who asks for it has time.
+            Self::Lab => 900,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Start { .. } => start::STUDY,
+            Self::Churn => churn::STUDY,
+            Self::Density => "density",
+            Self::Work => "work",
+            Self::Lab => "lab",
+        }
+    }
+}
+
+fn cut_short(study: Study) -> Caution {
+    let span = study.quick().as_secs();
+    Caution {
+        what: format!(
+            "{}: its {span} s of a quick run were over before it was done",
+            study.name()
+        ),
+        hint: "without --quick it takes as long as it needs; --against names fewer".into(),
+    }
+}
+
 pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<ExitStatus, Failure> {
     let cache = cache_dir()?;
     let folder = Folder::make(&cache.join("bench"))?;
@@ -64,7 +99,7 @@ pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<Ex
     );
     drop(bars);
     let (ground, what) = prepared.map_err(unusable)?;
-    let session = Session::new(&supervisor, &ground, &what, request.limit);
+    let session = Session::new(&supervisor, &ground, &what, request.limit());
     let mut live = Live::new(printer, request.quiet);
     live.step("looking at this host");
     let (mut machine, mut cautions, watch) = surroundings::begin(folder.path());
@@ -86,9 +121,15 @@ pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<Ex
     });
     results.contestants.clone_from(&field.roll);
     for &study in studies {
-        if !supervisor.interrupted() && !field.players.is_empty() {
-            measure(study, request, (&session, &field), &mut results, &mut live);
+        if supervisor.is_told_to_end() || field.players.is_empty() {
+            break;
         }
+        supervisor.allow(request.quick.then(|| study.quick()));
+        measure(study, request, (&session, &field), &mut results, &mut live);
+        if supervisor.interrupted() && !supervisor.is_told_to_end() {
+            results.cautions.push(cut_short(study));
+        }
+        supervisor.allow(None);
     }
     live.step("clearing up");
     let nobody = field.players.is_empty();
@@ -100,7 +141,7 @@ pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<Ex
     (results.machine, results.ended) = (machine, now());
     results.cautions.extend(cautions);
     live.end();
-    let interrupted = supervisor.interrupted();
+    let interrupted = supervisor.is_told_to_end();
     // Its own signals again: whoever waits for the rest to be written may end that.
     drop(supervisor);
     if nobody && !interrupted {
@@ -131,10 +172,16 @@ fn measure(
         }
         Study::Churn => {
             let (rounds, span) = match request.quick {
-                true => (1, Duration::from_millis(500)),
+                true => (1, Duration::from_millis(300)),
                 false => (5, Duration::from_secs(3)),
             };
-            let churn = Churn::up_to(request.concurrency, request.rounds.unwrap_or(rounds), span);
+            let mut churn =
+                Churn::up_to(request.concurrency, request.rounds.unwrap_or(rounds), span);
+            if request.quick {
+                churn
+                    .concurrency
+                    .retain(|&n| n == 1 || n == request.concurrency);
+            }
             let (series, _) = churn::measure(session, field, &churn, &mut |event| live.hear(event));
             results.series.extend(series);
         }

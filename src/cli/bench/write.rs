@@ -38,7 +38,7 @@ fn save(path: &Path, text: &str) -> Result<(), FileError> {
 }
 
 /// Colours of standard output.
-fn look(printer: &Printer) -> Look {
+pub fn look(printer: &Printer) -> Look {
     let style = printer.data;
     Look {
         strong: style.strong,

@@ -64,6 +64,7 @@ impl Axis {
     /// Ascending, of round numbers in the unit in which they are shown.
     pub fn marks(&self, unit: Unit) -> Vec<(f64, String)> {
         let values = match self.powers {
+            true if matches!(unit, Unit::Bytes | Unit::BytesPerSecond) => self.doublings(),
             true => self.powers_between(),
             false => {
                 let divisor = Scale::of(self.high, unit).divisor;
@@ -104,6 +105,20 @@ impl Axis {
                 marks.iter().step_by(step).copied().collect()
             }
         }
+    }
+
+    /// Bytes are counted in powers of two: each, or every second, third … of them.
+    fn doublings(&self) -> Vec<f64> {
+        let all: Vec<i32> = (-10i32..=100)
+            .filter(|power| (self.low..=self.high).contains(&2f64.powi(*power)))
+            .collect();
+        let of = |step: i32| {
+            let powers = all.iter().filter(move |power| *power % step == 0);
+            powers.map(|power| 2f64.powi(*power)).collect::<Vec<f64>>()
+        };
+        let mut steps = (1..=100).map(of);
+        let fits = steps.find(|marks| marks.len() as f64 <= MARKS + 1.0);
+        fits.unwrap_or_default()
     }
 
     /// A line of marks below what hangs on this axis, as wide as what it stands in.
@@ -189,6 +204,8 @@ mod tests {
         assert_eq!(far, ["1 ms", "10 ms", "100 ms", "1 s"]);
         let memory = marks(&[3.0e6, 30.0e6], Unit::Bytes);
         assert_eq!(memory, ["0", "10 MiB", "20 MiB"]);
+        let memory = marks(&[0.9e6, 90.0e6], Unit::Bytes);
+        assert_eq!(memory, ["1 MiB", "4 MiB", "16 MiB", "64 MiB"]);
         for values in [&[][..], &[0.0], &[0.0, 0.0], &[1e-9, 1e20], &[5.0]] {
             let axis = Axis::of(values.iter().copied());
             let marks = axis.marks(Unit::Count);

@@ -20,7 +20,14 @@ struct Line<'a> {
     instead: Option<String>,
 }
 
-pub fn draw(curve: &Curve<'_>, analysis: &Analysis<'_>, palette: &Palette<'_>, page: &mut Markup) {
+/// `shown` is shown where only one is.
+pub fn draw(
+    curve: &Curve<'_>,
+    shown: bool,
+    analysis: &Analysis<'_>,
+    palette: &Palette<'_>,
+    page: &mut Markup,
+) {
     let Some((_, first)) = curve.points.first() else {
         return;
     };
@@ -33,8 +40,21 @@ pub fn draw(curve: &Curve<'_>, analysis: &Analysis<'_>, palette: &Palette<'_>, p
     };
     let up = Axis::of(values().collect::<Vec<_>>().into_iter());
     let circumstances = first.circumstances();
-    let name = label(&[first.metric, &circumstances, "by", &curve.axis]);
-    page.tag("figure", &[("class", "card"), ("aria-label", &name)]);
+    let name = label(&[first.metric, &circumstances, &format!("by {}", curve.axis)]);
+    let view = label(&[first.metric, &circumstances]);
+    let class = if shown {
+        "card view first"
+    } else {
+        "card view"
+    };
+    page.tag(
+        "figure",
+        &[
+            ("class", class),
+            ("data-view", &view),
+            ("aria-label", &name),
+        ],
+    );
     page.open("figcaption", "").element("h3", "", first.metric);
     page.open("p", "sub").element("span", "tag", &circumstances);
     page.text(match first.better {

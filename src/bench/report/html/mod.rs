@@ -15,6 +15,7 @@ mod waterfall;
 use crate::bench::analysis::{Analysis, Study};
 use crate::bench::figure::{line, moment};
 use crate::bench::model::Results;
+use crate::bench::sentences::{telling, telling_curve};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use markup::Markup;
@@ -81,13 +82,16 @@ fn study(study: &Study<'_>, analysis: &Analysis<'_>, palette: &Palette<'_>, page
         matrix::draw(study, analysis, page);
     }
     page.open("div", "views");
-    for group in &study.groups {
-        strip::draw(group, analysis, palette, page);
+    let (group, curve) = (telling(study), telling_curve(study));
+    for one in &study.groups {
+        let first = group.is_some_and(|group| std::ptr::eq(group, one));
+        strip::draw(one, first, analysis, palette, page);
+    }
+    for one in &study.curves {
+        let first = curve.is_some_and(|curve| std::ptr::eq(curve, one));
+        curve::draw(one, first, analysis, palette, page);
     }
     page.close("div");
-    for curve in &study.curves {
-        curve::draw(curve, analysis, palette, page);
-    }
     if study.name == "start" {
         waterfall::draw(analysis.results, palette, page);
     }
@@ -177,6 +181,8 @@ const FAMILIES: [(&str, [&str; 5]); 4] = [
     ("engine", ["e0", "e1", "e2", "e3", "e4"]),
     ("machine", ["m0", "m1", "m2", "m3", "m4"]),
 ];
+/// A kind that is a container without its image.
+const NAMESPACES: &str = "namespaces";
 /// Containers with an engine around them, which the kind does not tell apart.
 const ENGINES: [&str; 3] = ["podman", "docker", "nerdctl"];
 
@@ -193,6 +199,11 @@ impl<'a> Palette<'a> {
                         name => {
                             let engine = ENGINES.contains(&name);
                             let kind = if engine { "engine" } else { one.kind.as_str() };
+                            let kind = if kind == NAMESPACES {
+                                "container"
+                            } else {
+                                kind
+                            };
                             let family = FAMILIES.iter().position(|(word, _)| kind.contains(word));
                             let family = family.unwrap_or(0);
                             used[family] += 1;

@@ -17,15 +17,27 @@ const GOLDEN: f64 = 0.618_033_988_75;
 const WIDE: f64 = 1000.0;
 const HIGH: f64 = 36.0;
 
-pub fn draw(group: &Group<'_>, analysis: &Analysis<'_>, palette: &Palette<'_>, page: &mut Markup) {
+/// `first` is shown where only one is.
+pub fn draw(
+    group: &Group<'_>,
+    first: bool,
+    analysis: &Analysis<'_>,
+    palette: &Palette<'_>,
+    page: &mut Markup,
+) {
     let all = group.rows.iter().filter_map(Row::summary);
     let axis = Axis::of(all.flat_map(|s| [s.minimum, s.maximum, s.median]));
     let circumstances = group.circumstances();
     let name = label(&[group.metric, &circumstances]);
+    let class = if first {
+        "card view first"
+    } else {
+        "card view"
+    };
     page.tag(
         "figure",
         &[
-            ("class", "card view"),
+            ("class", class),
             ("data-view", &name),
             ("aria-label", &name),
         ],

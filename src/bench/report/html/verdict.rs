@@ -11,16 +11,20 @@ pub fn draw(analysis: &Analysis<'_>, page: &mut Markup) {
     if told.is_empty() {
         return;
     }
-    page.raw("<section id=\"said\"><h2>What can be said</h2><p class=\"lede\">Medians of pairs taken in the same rounds, with 95 % intervals. Of twenty such sentences one may be chance.</p><div class=\"said\">");
+    page.raw("<section id=\"said\"><h2>What can be said</h2><p class=\"lede\">Medians of pairs taken in the same rounds, with 95 % intervals. Of twenty such sentences one may be chance. An open triangle: all rounds agree, and are too few for an interval.</p><div class=\"said\">");
     for study in studies(&told) {
         let headlines = || told.iter().filter(|one| one.headline && one.study == study);
         if headlines().next().is_none() {
             continue;
         }
         let known = STUDIES.iter().find(|(name, ..)| *name == study);
-        page.open("div", "card")
-            .element("h3", "", known.map_or(study, |(_, title, _)| title));
-        list(headlines(), page);
+        page.open("div", "card");
+        page.element("h3", "", known.map_or(study, |(_, title, _)| title));
+        // What all of them are about is said once.
+        let about = headlines().next().map(|one| one.about.as_str());
+        let shared = about.filter(|about| headlines().all(|one| one.about == *about));
+        page.element("p", "sub", shared.unwrap_or_default());
+        list(headlines(), shared.is_none(), page);
         page.close("div");
     }
     page.close("div");
@@ -29,7 +33,7 @@ pub fn draw(analysis: &Analysis<'_>, page: &mut Markup) {
     if count > 0 {
         page.open("details", "")
             .element("summary", "", &format!("{count} other comparisons"));
-        list(others(), page);
+        list(others(), true, page);
         page.close("details");
     }
     page.close("section");
@@ -45,14 +49,16 @@ fn studies(told: &[Sentence]) -> Vec<&str> {
     studies
 }
 
-fn list<'a>(told: impl Iterator<Item = &'a Sentence>, page: &mut Markup) {
+fn list<'a>(told: impl Iterator<Item = &'a Sentence>, about: bool, page: &mut Markup) {
     page.open("ul", "sentences");
     for sentence in told {
-        let (class, mark, name) = match sentence.verdict {
-            Verdict::Better => ("better", "▲", "husk is ahead"),
-            Verdict::Worse => ("worse", "▼", "husk is behind"),
-            Verdict::Even => ("even", "=", "no difference is seen"),
-            Verdict::Unknown => ("unknown", "?", "too little is known"),
+        let (class, mark, name) = match (sentence.verdict, sentence.sure) {
+            (Verdict::Better, true) => ("better", "▲", "husk is ahead"),
+            (Verdict::Worse, true) => ("worse", "▼", "husk is behind"),
+            (Verdict::Better, false) => ("better", "△", "husk seems ahead"),
+            (Verdict::Worse, false) => ("worse", "▽", "husk seems behind"),
+            (Verdict::Even, _) => ("even", "=", "no difference is seen"),
+            (Verdict::Unknown, _) => ("unknown", "?", "too little is known"),
         };
         page.tag("li", &[("class", class)]);
         page.tag(
@@ -60,17 +66,11 @@ fn list<'a>(told: impl Iterator<Item = &'a Sentence>, page: &mut Markup) {
             &[("class", "mark"), ("role", "img"), ("aria-label", name)],
         );
         page.text(mark).close("span");
-        // What was claimed, and in small what it is about.
-        match sentence.text.rsplit_once(" (") {
-            Some((claim, about)) => {
-                page.raw("<span>").text(claim).raw(". ");
-                page.element("i", "", about.trim_end_matches(")."))
-                    .raw("</span>");
-            }
-            None => {
-                page.element("span", "", &sentence.text);
-            }
+        page.raw("<span>").text(&sentence.claim).raw(".");
+        if about {
+            page.raw(" ").element("i", "", &sentence.about);
         }
+        page.raw("</span>");
         page.close("li");
     }
     page.close("ul");
