@@ -10,6 +10,7 @@
 use super::contestant::{Invocation, in_path};
 use super::model::{Caution, FORMAT, Results};
 use super::supervise::Supervisor;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,7 +63,10 @@ impl Lab<'_> {
             return Err(why);
         }
         let invocation = self.invocation(words)?;
+        let known: BTreeSet<i32> = supervisor.descendants().into_keys().collect();
         let run = supervisor.run(&invocation, LIMIT);
+        // The lab's own watcher, which sleeps a moment longer than what it watches.
+        supervisor.settle(&known, Duration::ZERO);
         let (ended, said) = run.map_err(|error| format!("the lab: {error}"))?;
         if ended.code != 0 {
             return Err(format!(

@@ -11,5 +11,6 @@ mod support;
 mod bad_input;
 mod boot;
 mod cli;
+mod figures;
 mod image;
 mod snapshot;
