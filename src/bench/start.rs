@@ -184,7 +184,11 @@ fn gather(session: &Session<'_>, field: &Field, columns: Columns) -> Found {
                 Some(why) => Outcome::NotOffered(why),
                 None => Outcome::Measured {
                     samples: column.samples.remove(metric).unwrap_or_default(),
-                    failures: column.failures.remove(goal_of(metric)).unwrap_or_default(),
+                    failures: column
+                        .failures
+                        .get(goal_of(metric))
+                        .cloned()
+                        .unwrap_or_default(),
                 },
             };
             found.series.push(Series {
