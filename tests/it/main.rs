@@ -13,6 +13,5 @@ mod bad_input;
 mod bench;
 mod boot;
 mod cli;
-mod figures;
 mod image;
 mod snapshot;

@@ -37,7 +37,7 @@ const fn row(name: &'static str, most: u64, prepare: fn(&CStr) -> Result<Batch, 
     }
 }
 
-/// The host knows each by its name: `src/bench/work/rows.rs`.
+/// The host knows each by its name: `bench::work::rows`.
 const ROWS: &[Row] = &[
     row("cpu", 1 << 20, compute),
     row("memory-write", 1 << 12, memory_write),
