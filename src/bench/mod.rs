@@ -14,6 +14,7 @@ pub mod field;
 pub mod figure;
 pub mod file;
 pub mod ground;
+pub mod lab;
 pub mod load;
 pub mod model;
 pub mod report;

@@ -100,16 +100,6 @@ pub fn page_cache(paths: &[PathBuf]) -> u64 {
     bytes
 }
 
-/// Has the page cache drop what nobody maps of these files, and of those below these folders.
-pub fn forget(paths: &[PathBuf]) {
-    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    each_file(paths, |file| {
-        // Only what is on the disk can be dropped.
-        let _ = file.sync_data();
-        let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-    });
-}
-
 /// Each file once, whatever its names. Links are not followed.
 fn each_file(paths: &[PathBuf], mut visit: impl FnMut(&File)) {
     let mut seen = BTreeSet::new();

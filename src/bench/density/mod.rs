@@ -11,7 +11,10 @@ pub mod memory;
 
 use super::ask;
 use super::contestant::{Contestant, Feature, Ground};
+use super::evict;
+use super::field::{Event, Field, Listener};
 use super::model::{Better, Outcome, Sample, Series, Unit};
+use super::rounds::order;
 use super::session::{Running, Session};
 use super::surroundings::Host;
 use memory::Memory;
@@ -25,6 +28,13 @@ pub const FLOOR: f64 = 0.2;
 const SETTLING: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(100);
 const STILL: f64 = 0.01;
+
+/// Looks at a host's memory before the first instance, `STEP` apart, in which it may move so much
+/// by itself: more than a container takes.
+const STEADY_LOOKS: u32 = 3;
+const STEADY: u64 = 2 << 20;
+const UNSTEADY: &str = "the host's memory moved by itself before the first instance, by more than \
+    2 MiB within 0.3 s: stop what else runs";
 
 pub const UNIQUE: &str = "unique memory per instance";
 pub const SHARED: &str = "share of shared memory per instance";
@@ -52,7 +62,8 @@ impl Plan {
     pub const FULL: Self = Self {
         most: 16,
         requests: 200,
-        rounds: 3,
+        // As many as an interval needs.
+        rounds: 6,
     };
 
     /// 1, 2, 4, … and the most.
@@ -69,29 +80,36 @@ impl Plan {
 struct Look {
     memory: Memory,
     files: u64,
-    /// What the host has less than before the first.
-    less: u64,
+    /// What the host has less than before the first; below zero where others gave back more
+    /// meanwhile, which a zero would hide. None where others took and gave all the time.
+    less: Option<f64>,
 }
 
 /// By instances and load; each look in a round.
 type Looks = BTreeMap<(u16, &'static str), Vec<(u32, Look)>>;
 
+/// As series call it.
+pub const STUDY: &str = "density";
+
 const LOADS: [&str; 2] = ["idle", "serving"];
 
-/// Measures each contestant in turn, as often as `plan` says. `tell` is told what is about to
-/// be done.
-pub fn study(
+/// Measures each contestant in turn, as often as `plan` says.
+pub fn measure(
     session: &Session<'_>,
-    contestants: &[&dyn Contestant],
+    field: &Field,
     plan: Plan,
-    tell: &mut dyn FnMut(&str),
+    hear: &mut Listener<'_>,
 ) -> Vec<Series> {
-    let mut all: Vec<Found> = contestants.iter().map(|_| Found::default()).collect();
+    let mut all: Vec<Found> = field.players.iter().map(|_| Found::default()).collect();
     for round in 0..plan.rounds {
-        for turn in 0..contestants.len() {
-            // Another is first in each round.
-            let which = (turn + round as usize) % contestants.len().max(1);
-            let (contestant, found) = (contestants[which], &mut all[which]);
+        let (study, number, most) = (STUDY, round + 1, plan.rounds);
+        hear(Event::Round {
+            study,
+            round: number,
+            most,
+        });
+        for which in order(round, field.players.len()) {
+            let (contestant, found) = (&*field.players[which], &mut all[which]);
             if lacks(session, contestant).is_some() {
                 continue;
             }
@@ -99,20 +117,20 @@ pub fn study(
                 if session.supervisor.interrupted() {
                     break;
                 }
-                let mut climb = Climb {
+                let climb = Climb {
                     session,
                     contestant,
                     plan,
                     load,
                     round,
                 };
-                climb.go(found, tell);
+                climb.go(found, hear);
             }
         }
     }
-    let pairs = contestants.iter().zip(&all);
+    let pairs = field.players.iter().zip(&all);
     pairs
-        .flat_map(|(contestant, found)| found.series(*contestant, lacks(session, *contestant)))
+        .flat_map(|(contestant, found)| found.series(&**contestant, lacks(session, &**contestant)))
         .collect()
 }
 
@@ -144,27 +162,30 @@ struct Climb<'a> {
 }
 
 impl Climb<'_> {
-    fn go(&mut self, found: &mut Found, tell: &mut dyn FnMut(&str)) {
+    fn go(&self, found: &mut Found, hear: &mut Listener<'_>) {
         let supervisor = self.session.supervisor;
         let known: BTreeSet<i32> = supervisor.descendants().into_keys().collect();
         let files = files(self.contestant, self.session.ground);
-        memory::forget(&files);
+        evict::evict(files.iter().map(PathBuf::as_path));
         let host = Host::default();
+        let steady = is_steady(&host);
         let before = host.memory("MemAvailable").unwrap_or(0);
         let mut instances = Vec::new();
         let mut failed = Vec::new();
         for count in self.plan.steps() {
-            tell(&format!(
-                "density: {} {} {count}",
-                self.contestant.name(),
-                self.load
-            ));
-            if let Err(why) = self.reach(count, &mut instances, &host, before) {
+            let reached = self.reach(count, &mut instances, &host, before);
+            // An end that the operator wants, or the clock of a quick run, is nobody's failure.
+            if supervisor.interrupted() {
+                break;
+            }
+            if let Err(why) = reached {
                 failed.push(why);
                 break;
             }
-            match self.look(&instances, &known, &files, &host, before) {
+            match self.look(&instances, (&known, &files), &host, (before, steady)) {
                 Ok(look) => {
+                    let each = look.memory.unique as f64 / f64::from(count);
+                    hear(Event::Sample(self.contestant.name(), UNIQUE, each));
                     let at = found.looks.entry((count, self.load)).or_default();
                     at.push((self.round, look));
                 }
@@ -178,6 +199,9 @@ impl Climb<'_> {
         while let Some(instance) = instances.pop() {
             let ended = self.session.finish(instance);
             failed.extend(ended.err().map(|why| why.to_string()));
+        }
+        for why in &failed {
+            hear(Event::Failed(self.contestant.name(), why));
         }
         found.failures.entry(self.load).or_default().extend(failed);
     }
@@ -219,10 +243,9 @@ impl Climb<'_> {
     fn look(
         &self,
         instances: &[Running],
-        known: &BTreeSet<i32>,
-        files: &[PathBuf],
+        (known, files): (&BTreeSet<i32>, &[PathBuf]),
         host: &Host,
-        before: u64,
+        (before, steady): (u64, bool),
     ) -> Result<Look, String> {
         if self.load == "serving" {
             for (at, instance) in instances.iter().enumerate() {
@@ -239,7 +262,7 @@ impl Climb<'_> {
         Ok(Look {
             memory,
             files: memory::page_cache(files),
-            less: before.saturating_sub(after),
+            less: steady.then_some(before as f64 - after as f64),
         })
     }
 
@@ -287,6 +310,16 @@ impl Climb<'_> {
     }
 }
 
+/// Whether nobody else takes or gives back much memory just now.
+fn is_steady(host: &Host) -> bool {
+    let read = || host.memory("MemAvailable").unwrap_or(0);
+    let first = read();
+    (0..STEADY_LOOKS).all(|_| {
+        std::thread::sleep(STEP);
+        read().abs_diff(first) <= STEADY
+    })
+}
+
 /// Whether one more instance leaves the host what it needs, if it is as large as those there are.
 fn affordable(before: u64, now: u64, running: u16, total: u64) -> bool {
     let used = before.saturating_sub(now);
@@ -328,13 +361,15 @@ impl Found {
         for ((count, _), looks) in looks {
             let conditions = [("instances", &*count.to_string()), ("load", load)];
             for (metric, unit, value) in METRICS {
-                let sample = |(round, look): &(u32, Look)| Sample {
-                    round: *round,
-                    value: value(look, f64::from(*count)),
+                let sample = |(round, look): &(u32, Look)| {
+                    let (round, value) = (*round, value(look, f64::from(*count))?);
+                    Some(Sample { round, value })
                 };
+                let samples: Vec<Sample> = looks.iter().filter_map(sample).collect();
+                let lost = looks.len() - samples.len();
                 let outcome = Outcome::Measured {
-                    samples: looks.iter().map(sample).collect(),
-                    failures: Vec::new(),
+                    samples,
+                    failures: vec![UNSTEADY.to_owned(); lost],
                 };
                 all.push(series(contestant, metric, *unit, &conditions, outcome));
             }
@@ -356,15 +391,19 @@ impl Found {
     }
 }
 
-type Value = fn(&Look, f64) -> f64;
+type Value = fn(&Look, f64) -> Option<f64>;
 
 const METRICS: &[(&str, Unit, Value)] = &[
-    (UNIQUE, Unit::Bytes, |look, n| look.memory.unique as f64 / n),
-    (SHARED, Unit::Bytes, |look, n| look.memory.shared as f64 / n),
-    (FILES, Unit::Bytes, |look, _| look.files as f64),
-    (HOST, Unit::Bytes, |look, n| look.less as f64 / n),
+    (UNIQUE, Unit::Bytes, |look, n| {
+        Some(look.memory.unique as f64 / n)
+    }),
+    (SHARED, Unit::Bytes, |look, n| {
+        Some(look.memory.shared as f64 / n)
+    }),
+    (FILES, Unit::Bytes, |look, _| Some(look.files as f64)),
+    (HOST, Unit::Bytes, |look, n| Some(look.less? / n)),
     (PROCESSES, Unit::Count, |look, n| {
-        look.memory.processes as f64 / n
+        Some(look.memory.processes as f64 / n)
     }),
 ];
 
@@ -377,7 +416,7 @@ fn series(
 ) -> Series {
     let pairs = conditions.iter();
     Series {
-        study: "density".to_owned(),
+        study: STUDY.to_owned(),
         contestant: contestant.name().to_owned(),
         metric: metric.to_owned(),
         unit,

@@ -9,17 +9,21 @@ pub mod rows;
 pub use rows::{ROWS, Row, Told};
 
 use super::ask;
-use super::contestant::{Contestant, Feature};
+use super::contestant::{Contestant, Feature, Invocation};
+use super::field::{Event, Field, Listener};
 use super::load;
 use super::model::{Better, Caution, Outcome, Sample, Series, Unit};
+use super::rounds::order;
 use super::session::{self, Session};
-use super::supervise::GRACE;
+use super::supervise::{self, GRACE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Beyond the time asked for: a kernel that is interpreted needs a thousand times as long.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often an operator's wish for an end is looked for.
+const LOOK: Duration = Duration::from_millis(100);
 /// Clients of the row of many.
 const CLIENTS: u32 = 4;
 
@@ -42,9 +46,10 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// As many rounds as an interval needs.
     pub const QUICK: Self = Self {
-        rounds: 3,
-        each: Duration::from_millis(20),
+        rounds: 6,
+        each: Duration::from_millis(5),
     };
     pub const FULL: Self = Self {
         rounds: 15,
@@ -55,46 +60,43 @@ impl Plan {
 /// What was found of a metric of one contestant.
 type Found = BTreeMap<&'static str, (Vec<Sample>, Vec<String>)>;
 
-/// Measures each contestant in turn, as often as `plan` says. `tell` is told what is about to
-/// be done.
-pub fn study(
+/// As series call it.
+pub const STUDY: &str = "work";
+
+/// Measures each contestant in turn, as often as `plan` says.
+pub fn measure(
     session: &Session<'_>,
-    contestants: &[&dyn Contestant],
+    field: &Field,
     plan: Plan,
-    tell: &mut dyn FnMut(&str),
+    hear: &mut Listener<'_>,
 ) -> (Vec<Series>, Vec<Caution>) {
-    if !session
-        .ground
-        .tree
-        .join(load::PATH.trim_start_matches('/'))
-        .is_file()
-    {
+    let program = load::PATH.trim_start_matches('/');
+    if !session.ground.tree.join(program).is_file() {
         let why = "this image lacks the program that does the work: leave --image out";
-        let lacking = |contestant: &&dyn Contestant| absent(*contestant, why);
-        return (contestants.iter().flat_map(lacking).collect(), Vec::new());
+        let lacking = field.players.iter().flat_map(|it| absent(&**it, why));
+        return (lacking.collect(), Vec::new());
     }
-    let mut found: Vec<Found> = contestants.iter().map(|_| Found::new()).collect();
+    let mut found: Vec<Found> = field.players.iter().map(|_| Found::new()).collect();
     let mut places: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
     for round in 0..plan.rounds {
-        for turn in 0..contestants.len() {
+        let (study, number, most) = (STUDY, round + 1, plan.rounds);
+        hear(Event::Round {
+            study,
+            round: number,
+            most,
+        });
+        for which in order(round, field.players.len()) {
             if session.supervisor.interrupted() {
                 break;
             }
-            // Another is first in each round.
-            let which = (turn + round as usize) % contestants.len().max(1);
-            let (contestant, found) = (contestants[which], &mut found[which]);
-            tell(&format!(
-                "work: {} {}/{}",
-                contestant.name(),
-                round + 1,
-                plan.rounds
-            ));
+            let contestant = &*field.players[which];
             let mut one = One {
                 session,
                 contestant,
                 plan,
                 round,
-                found,
+                found: &mut found[which],
+                hear: &mut *hear,
             };
             if let Some(place) = one.inside() {
                 places.entry(place).or_default().insert(contestant.name());
@@ -102,29 +104,38 @@ pub fn study(
             one.outside();
         }
     }
-    let pairs = contestants.iter().zip(found);
-    let series = pairs.flat_map(|(contestant, found)| list(*contestant, found));
+    let pairs = field.players.iter().zip(found);
+    let series = pairs.flat_map(|(contestant, found)| list(&**contestant, found));
     (series.collect(), caution(&places).into_iter().collect())
 }
 
 /// One contestant in one round.
-struct One<'a> {
+struct One<'a, 'b> {
     session: &'a Session<'a>,
     contestant: &'a dyn Contestant,
     plan: Plan,
     round: u32,
     found: &'a mut Found,
+    hear: &'a mut Listener<'b>,
 }
 
-impl One<'_> {
+impl One<'_, '_> {
     fn take(&mut self, metric: &'static str, figure: Result<f64, String>) {
+        // An end that the operator wants, or the clock of a quick run, is nobody's failure.
+        if figure.is_err() && self.session.supervisor.interrupted() {
+            return;
+        }
         let (samples, failures) = self.found.entry(metric).or_default();
         match figure {
-            Ok(value) => samples.push(Sample {
-                round: self.round,
-                value,
-            }),
-            Err(why) => failures.push(format!("round {}: {why}", self.round + 1)),
+            Ok(value) => {
+                (self.hear)(Event::Sample(self.contestant.name(), metric, value));
+                let round = self.round;
+                samples.push(Sample { round, value });
+            }
+            Err(why) => {
+                (self.hear)(Event::Failed(self.contestant.name(), &why));
+                failures.push(format!("round {}: {why}", self.round + 1));
+            }
         }
     }
 
@@ -162,21 +173,56 @@ impl One<'_> {
         let task = session.task(words(argv), None, false);
         let launch = contestant.launch(session.ground, &task);
         let launch = launch.map_err(|error| format!("{error:#}"))?;
-        let told = supervisor.run(&launch.start, limit);
-        let stop = launch.stop.iter().filter(|_| told.is_err());
-        for command in stop.chain(&launch.remove) {
-            // That there is nothing to be ended or cleared is no failure.
-            let _ = supervisor.run(command, session.limit);
+        let told = self.listen(&launch.start, limit);
+        if told.is_err() {
+            for command in launch.stop.iter().chain(&launch.remove) {
+                // That there is nothing to be ended or cleared is no failure.
+                let _ = supervisor.run(command, session.limit);
+            }
         }
         let left = supervisor.settle(&known, GRACE);
-        match told {
-            Err(error) => Err(error.to_string()),
-            Ok((ended, _)) if ended.code != 0 => {
-                Err(format!("it ended with {}: {}", ended.code, ended.complaint))
-            }
-            Ok(_) if !left.is_empty() => Err(session::left_behind(&left)),
-            Ok((_, said)) => Ok(said),
+        for folder in &launch.folders {
+            let _ = std::fs::remove_dir_all(folder);
         }
+        match told {
+            Ok(_) if !left.is_empty() => Err(session::left_behind(&left)),
+            told => told,
+        }
+    }
+
+    /// All that a command says until its end, which must be a good one.
+    fn listen(&self, invocation: &Invocation, limit: Duration) -> Result<String, String> {
+        let told = |error: std::io::Error| error.to_string();
+        let supervisor = self.session.supervisor;
+        let mut child = supervisor.spawn(invocation, true).map_err(told)?;
+        let until = Instant::now() + limit;
+        let mut said = Vec::new();
+        let result = loop {
+            // The end before the output: what it said is all there then.
+            let ended = supervisor.ended(&mut child).map_err(told)?;
+            child.listen(&mut said).map_err(told)?;
+            if said.len() > rows::MOST_OUTPUT {
+                break Err("it said more than the work has to say".to_owned());
+            }
+            if let Some(code) = ended {
+                break match code {
+                    0 => Ok(String::from_utf8_lossy(&said).into_owned()),
+                    code => Err(format!("it ended with {code}: {}", child.complaint())),
+                };
+            }
+            if supervisor.interrupted() {
+                break Err("interrupted".to_owned());
+            }
+            if Instant::now() >= until {
+                break Err(format!("no end within {} s", limit.as_secs()));
+            }
+            let mut fds = vec![child.exit_fd()];
+            fds.extend(child.out_fd());
+            supervise::wait(&mut fds, LOOK).map_err(told)?;
+        };
+        supervisor.kill_group(&mut child);
+        child.forget();
+        result
     }
 
     /// What the host sees of a service inside.
@@ -252,7 +298,7 @@ fn list(contestant: &dyn Contestant, mut found: Found) -> Vec<Series> {
         .map(|((metric, unit, better), lacks)| {
             let (samples, failures) = found.remove(metric).unwrap_or_default();
             Series {
-                study: "work".to_owned(),
+                study: STUDY.to_owned(),
                 contestant: contestant.name().to_owned(),
                 metric: metric.to_owned(),
                 unit,

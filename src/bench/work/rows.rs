@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The rows of `husk bench work`, by the names under which the program inside tells of them
-//! (`guest/agent/src/load/work.rs`), and what that program said as figures. Pure. What is read
+//! (`guest/agent/src/load`), and what that program said as figures. Pure. What is read
 //! here comes out of a guest and is hostile.
 
 use crate::bench::model::{Better, Unit};

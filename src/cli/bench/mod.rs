@@ -50,6 +50,11 @@ struct StartArgs {
     /// Leave out the starts with a cold page cache
     #[arg(long)]
     warm_only: bool,
+    /// By which clock: this host's, or 'lab' as well, an emulated machine's that counts
+    /// instructions, where QEMU is installed: husk and a bare process only, and no noise
+    #[arg(long, value_name = "CLOCK", value_enum, default_value = "host")]
+    #[arg(help_heading = "How much")]
+    clock: Clock,
 }
 
 /// Starts and stops a second, so many at once, and how long the slowest take
@@ -163,6 +168,12 @@ struct SharedArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Clock {
+    Host,
+    Lab,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// For people
     Table,
@@ -197,13 +208,13 @@ pub fn execute(args: &BenchArgs, printer: &Printer) -> Result<ExitStatus, Failur
     match &args.verb {
         BenchVerb::Start(args) => {
             let request = request::Request::check(&args.shared, None, None)?;
-            studies::run(
-                &request,
-                &[studies::Study::Start {
-                    cold: !args.warm_only,
-                }],
-                printer,
-            )
+            let start = studies::Study::Start {
+                cold: !args.warm_only,
+            };
+            match args.clock {
+                Clock::Host => studies::run(&request, &[start], printer),
+                Clock::Lab => studies::run(&request, &[start, studies::Study::Lab], printer),
+            }
         }
         BenchVerb::Churn(args) => {
             let request = request::Request::check(&args.shared, Some(&args.crowd), None)?;

@@ -7,14 +7,15 @@ use super::live::Live;
 use super::request::Request;
 use super::write;
 use crate::bench::churn::Churn;
-use crate::bench::field::Field;
+use crate::bench::field::{Event, Field};
 use crate::bench::ground::{self, Folder};
+use crate::bench::lab::{self, Lab};
 use crate::bench::model::{Caution, FORMAT, Results};
 use crate::bench::rounds::Plan;
 use crate::bench::session::Session;
 use crate::bench::start::Starts;
 use crate::bench::supervise::Supervisor;
-use crate::bench::{churn, contestant, density, evict, start, surroundings, work};
+use crate::bench::{churn, density, evict, start, surroundings, work};
 use crate::cli::host::cache_dir;
 use crate::cli::image::Bars;
 use crate::cli::output::{ExitStatus, Failure, Printer, Problem};
@@ -22,7 +23,6 @@ use crate::instance::record::now;
 use crate::kernel;
 use crate::units::Variant;
 use anyhow::Context as _;
-use contestant::Contestant;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,10 +31,14 @@ const INTERRUPTED: u8 = 130;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Study {
-    Start { cold: bool },
+    Start {
+        cold: bool,
+    },
     Churn,
     Density,
     Work,
+    /// Starts by the lab's clock.
+    Lab,
 }
 
 pub const ALL: [Study; 4] = [
@@ -52,6 +56,8 @@ impl Study {
             Self::Start { .. } => 22,
             Self::Churn => 6,
             Self::Density | Self::Work => 9,
+            // An emulated machine is not quick; who asks for it has time.
+            Self::Lab => 900,
         })
     }
 
@@ -61,6 +67,7 @@ impl Study {
             Self::Churn => churn::STUDY,
             Self::Density => "density",
             Self::Work => "work",
+            Self::Lab => "lab",
         }
     }
 }
@@ -154,7 +161,6 @@ fn measure(
     results: &mut Results,
     live: &mut Live,
 ) {
-    let players = || -> Vec<&dyn Contestant> { field.players.iter().map(|it| &**it).collect() };
     match study {
         Study::Start { cold } => {
             let plan = Plan::of(request.rounds, request.quick);
@@ -189,7 +195,7 @@ fn measure(
                 .and_then(|count| u16::try_from(count).ok());
             plan.most = asked.unwrap_or(plan.most);
             plan.rounds = request.rounds.unwrap_or(plan.rounds);
-            let series = density::study(session, &players(), plan, &mut |what| live.step(what));
+            let series = density::measure(session, field, plan, &mut |event| live.hear(event));
             results.series.extend(series);
         }
         Study::Work => {
@@ -199,11 +205,37 @@ fn measure(
             };
             plan.rounds = request.rounds.unwrap_or(plan.rounds);
             let (series, cautions) =
-                work::study(session, &players(), plan, &mut |what| live.step(what));
+                work::measure(session, field, plan, &mut |event| live.hear(event));
             results.series.extend(series);
             results.cautions.extend(cautions);
         }
+        Study::Lab => {
+            live.step("start: the same in the lab, which takes minutes");
+            if let Err(why) = by_lab(session, request.rounds, results) {
+                live.hear(Event::Absent("the lab", &why));
+                results.cautions.push(Caution {
+                    what: format!("there are no figures of the lab's clock: {why}"),
+                    hint: "docs/lab.md says what the lab needs".into(),
+                });
+            }
+        }
     }
+}
+
+fn by_lab(session: &Session<'_>, rounds: Option<u32>, results: &mut Results) -> Result<(), String> {
+    let ground = session.ground;
+    let cache = cache_dir().map_err(|problem| problem.what)?;
+    let lab = Lab {
+        husk: &ground.husk,
+        kernel: ground.kernel.as_deref().map_err(Clone::clone)?,
+        cache: &cache.join("lab"),
+        work: &ground.work,
+    };
+    let rounds = rounds.unwrap_or(lab::ROUNDS).to_string();
+    let words = ["start", "--against", "process", "--rounds", &rounds];
+    let found = lab.run(session.supervisor, &[&words[..], &lab::WORDS].concat())?;
+    lab::merge(results, found);
+    Ok(())
 }
 
 /// The kernel of husk's for other monitors: the one that lives in ring 0, as they expect.

@@ -8,7 +8,7 @@ pub const VERBS: &[Verb] = &[
         name: "bench start",
         rest: NO_IMAGE,
         code: 1,
-        rows: &BENCH,
+        rows: &bench(("--clock", &["", "sun"])),
     },
     Verb {
         name: "bench churn",

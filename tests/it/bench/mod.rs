@@ -4,6 +4,7 @@
 //! The scripts need no KVM and no root: they stand in bubblewrap's place, and husk takes no
 //! part, for want of a kernel in an empty cache. `real` asks those who are installed.
 
+mod figures;
 mod misbehaved;
 mod real;
 

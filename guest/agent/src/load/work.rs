@@ -37,7 +37,7 @@ const fn row(name: &'static str, most: u64, prepare: fn(&CStr) -> Result<Batch, 
     }
 }
 
-/// The host knows each by its name: `src/bench/work/rows.rs`.
+/// The host knows each by its name: `bench::work::rows`.
 const ROWS: &[Row] = &[
     row("cpu", 1 << 20, compute),
     row("memory-write", 1 << 12, memory_write),
@@ -255,6 +255,10 @@ fn ended(pid: i32) -> Result<(), Errno> {
     }
 }
 
+fn errno(code: c_int) -> Errno {
+    Errno(u16::try_from(code).unwrap_or(0))
+}
+
 /// A process at the other end, ended with this.
 struct Partner(i32);
 
@@ -279,7 +283,7 @@ fn fill(from: &Fd, buffer: &mut [u8]) -> Result<(), Errno> {
     let mut filled = 0;
     while let Some(space) = buffer.get_mut(filled..).filter(|space| !space.is_empty()) {
         match sys::read(from, space) {
-            Ok(0) => return Err(Errno(libc::EPIPE.unsigned_abs() as u16)),
+            Ok(0) => return Err(errno(libc::EPIPE)),
             Ok(n) => filled += n,
             Err(errno) if errno.is(libc::EINTR) => {}
             Err(errno) => return Err(errno),
@@ -342,7 +346,7 @@ fn moves(mut one: impl FnMut(u64) -> Result<usize, Errno> + 'static, bytes: usiz
         next = (next + bytes as u64) % FILE;
         match moved == bytes {
             true => Ok(()),
-            false => Err(Errno(libc::EIO.unsigned_abs() as u16)),
+            false => Err(errno(libc::EIO)),
         }
     })
 }
@@ -451,7 +455,7 @@ fn http(_: &CStr) -> Result<Batch, Errno> {
         }
         match answer.starts_with(b"HTTP/1.1 200 ") {
             true => Ok(()),
-            false => Err(Errno(libc::EPROTO.unsigned_abs() as u16)),
+            false => Err(errno(libc::EPROTO)),
         }
     }))
 }
