@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Builds the guest's agent with a cargo of its own, for `src/initramfs.rs` to embed.
+//! Builds the guest's agent with a cargo of its own, for `src/initramfs.rs` to embed, and of
+//! the same source the program that benchmarks start, for `src/bench/load.rs`.
 //!
 //! Its own target directory below OUT_DIR keeps it clear of the lock of the build that
 //! runs us; its flags are not those of the host's program.
@@ -31,9 +32,11 @@ fn main() -> ExitCode {
     ] {
         println!("cargo:rerun-if-changed={path}");
     }
-    match build() {
-        Ok(agent) => {
+    let both = build("agent", "init").and_then(|agent| Ok((agent, build("load", "init,load")?)));
+    match both {
+        Ok((agent, load)) => {
             println!("cargo:rustc-env=HUSK_AGENT={}", agent.display());
+            println!("cargo:rustc-env=HUSK_LOAD={}", load.display());
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -43,9 +46,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn build() -> Result<PathBuf, String> {
+/// The agent, or another program of the same source: `features` say which.
+fn build(name: &str, features: &str) -> Result<PathBuf, String> {
     let variable = |name| env::var(name).map_err(|_| format!("cargo did not set {name}"));
-    let target_dir = PathBuf::from(variable("OUT_DIR")?).join("agent");
+    let target_dir = PathBuf::from(variable("OUT_DIR")?).join(name);
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let script = root.join(LINK_SCRIPT);
     let script = format!("-Clink-arg=-Wl,-T,{}", script.display());
@@ -55,7 +59,7 @@ fn build() -> Result<PathBuf, String> {
         .args(["build", "--quiet", "--locked", "--package", "husk-agent"])
         .args([
             "--features",
-            "init",
+            features,
             "--profile",
             "agent",
             "--target",

@@ -10,6 +10,7 @@ pub const AGENT: &[u8] = include_bytes!(env!("HUSK_AGENT"));
 
 const DIRECTORY: u32 = 0o040_755;
 const PROGRAM: u32 = 0o100_755;
+const FILE: u32 = 0o100_644;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// Mount points of `guest/agent/src/root.rs`; those below them are made there.
@@ -17,6 +18,18 @@ const DIRECTORIES: [&str; 6] = ["dev", "image", "proc", "root", "scratch", "sys"
 
 /// The archive, uncompressed: unpacking is the guest kernel's time.
 pub fn agent_initramfs() -> Vec<u8> {
+    begin(AGENT).finish()
+}
+
+/// The same for a machine of another's monitor: a program in the agent's place, and what it
+/// is to do.
+pub fn initramfs_with(init: &[u8], task: &[u8]) -> Vec<u8> {
+    let mut archive = begin(init);
+    archive.entry("task", FILE, (0, 0), task);
+    archive.finish()
+}
+
+fn begin(init: &[u8]) -> Archive {
     let mut archive = Archive::default();
     for name in DIRECTORIES {
         archive.entry(name, DIRECTORY, (0, 0), &[]);
@@ -24,8 +37,8 @@ pub fn agent_initramfs() -> Vec<u8> {
     // The kernel opens the console before init could mount a devtmpfs (init/main.c,
     // console_on_rootfs).
     archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
-    archive.entry("init", PROGRAM, (0, 0), AGENT);
-    archive.finish()
+    archive.entry("init", PROGRAM, (0, 0), init);
+    archive
 }
 
 #[derive(Default)]

@@ -79,6 +79,12 @@ fn place(step: Option<Step>) -> String {
     step.map_or_else(|| "before the first step".to_owned(), |s| s.to_string())
 }
 
+/// What stands behind this host's KVM.
+#[must_use]
+pub fn kind() -> HostKind {
+    host::kind()
+}
+
 /// Which processor an answer is of.
 #[must_use]
 pub fn processor() -> String {

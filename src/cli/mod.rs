@@ -15,6 +15,7 @@ pub mod trace;
 
 mod attach;
 mod bake;
+mod bench;
 pub mod boot;
 mod completions;
 mod cp;
@@ -106,6 +107,7 @@ enum Verb {
     Restore(restore::RestoreArgs),
     Fork(fork::ForkArgs),
     Bake(Box<bake::BakeArgs>),
+    Bench(Box<bench::BenchArgs>),
     Volume(volume::VolumeArgs),
     Kernel(kernel::KernelArgs),
     Template(template::TemplateArgs),
@@ -155,6 +157,7 @@ impl Verb {
             Self::Restore(args) => restore::execute(&args, exec, printer),
             Self::Fork(args) => fork::execute(&args, exec, printer),
             Self::Bake(args) => bake::execute(&args, printer),
+            Self::Bench(args) => bench::execute(&args, printer),
             Self::Volume(args) => volume::execute(&args, printer),
             Self::Kernel(args) => kernel::execute(&args, printer),
             Self::Template(args) => template::execute(&args, printer),

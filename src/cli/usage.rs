@@ -43,7 +43,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
         "Snapshots",
         &["snapshot", "snapshots", "restore", "fork", "bake"],
     ),
-    ("This host", &["doctor", "kernel", "template"]),
+    ("This host", &["doctor", "kernel", "template", "bench"]),
     ("Your shell", &["completions", "man"]),
 ];
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! System calls no crate wraps well, each behind a safe function.
 
+pub mod cached;
 pub mod child;
 pub mod clock;
 pub mod contents;

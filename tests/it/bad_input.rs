@@ -5,6 +5,8 @@
 //! Needs no KVM: each line fails before there is a machine, at the latest by its image,
 //! machine or kernel, of which there is none.
 
+mod studies;
+
 use crate::support::{Outcome, finish, husk};
 use clap::{Arg, ArgAction, Command};
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,7 @@ const BAKE: &[Row] = &[("--as", &["", "a/b", "..", "a b"]), ("--vsock", ANY)];
 /// All verbs: those below, and `bake`.
 fn all() -> Vec<Verb> {
     let mut table = VERBS.to_vec();
+    table.extend(studies::VERBS);
     // A snapshot has no socket of this host's.
     let run = table[0].rows.iter().filter(|(name, _)| *name != "--vsock");
     let rows: Vec<Row> = run.chain(BAKE).copied().collect();

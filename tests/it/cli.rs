@@ -4,7 +4,8 @@
 use crate::support::{Outcome, binary, finish, golden, husk, run, skipped};
 use std::process::Command;
 
-const VERBS: [&str; 27] = [
+const VERBS: [&str; 28] = [
+    "bench",
     "run",
     "boot",
     "ps",

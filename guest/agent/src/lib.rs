@@ -3,6 +3,14 @@
 //! the machine. Must never wait for anything but its poll, and never leave a machine
 //! running that nobody can reach. Without std or a C library: see `sys`.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(
+    feature = "load",
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "that program needs a part of this"
+    )
+)]
 extern crate alloc;
 
 mod account;
@@ -11,6 +19,8 @@ mod connections;
 mod freezer;
 mod kernel_log;
 mod later;
+#[cfg(feature = "load")]
+mod load;
 mod mounts;
 mod network;
 mod own;
@@ -38,6 +48,14 @@ const OPEN_FILES: (u64, u64) = (1024, 1_048_576);
 /// tests run the very program that guests run. With arguments it is one of its own small
 /// programs.
 pub fn boot(arguments: &[CString]) -> ! {
+    #[cfg(feature = "load")]
+    sys::exit(load::run(arguments));
+    #[cfg(not(feature = "load"))]
+    live(arguments)
+}
+
+#[cfg(not(feature = "load"))]
+fn live(arguments: &[CString]) -> ! {
     let started = sys::uptime();
     if sys::own_pid() != 1 {
         if let Some((program, rest)) = arguments.get(1..).and_then(<[CString]>::split_first) {

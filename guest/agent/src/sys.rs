@@ -14,14 +14,22 @@ mod files;
 mod machine;
 mod network;
 mod reach;
+#[cfg(feature = "load")]
+mod service;
 #[cfg(feature = "init")]
 mod start;
+#[cfg(feature = "load")]
+mod work;
 
 pub use clone::{Identity, Plan, Step, spawn};
 pub use files::*;
 pub use machine::*;
 pub use network::*;
 pub use reach::*;
+#[cfg(feature = "load")]
+pub use service::*;
+#[cfg(feature = "load")]
+pub use work::*;
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! husk itself, from a template and booted. See [`Contestant`] for who calls this.
+
+use super::plain::led_service;
+use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+
+#[derive(Debug)]
+pub struct Husk {
+    cold: bool,
+}
+
+impl Husk {
+    pub fn warm() -> Self {
+        Self { cold: false }
+    }
+
+    pub fn cold() -> Self {
+        Self { cold: true }
+    }
+
+    fn shape(ground: &Ground) -> [String; 4] {
+        let memory = format!("{}m", ground.memory >> 20);
+        [
+            "--memory".into(),
+            memory,
+            "--cpus".into(),
+            ground.cpus.to_string(),
+        ]
+    }
+}
+
+impl Contestant for Husk {
+    fn name(&self) -> &'static str {
+        match self.cold {
+            true => "husk-cold",
+            false => "husk",
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        "machine"
+    }
+
+    fn find(&mut self, ground: &Ground) -> Result<String, Absent> {
+        let version = ask(&ground.husk, &["--version"])?;
+        Ok(match self.cold {
+            true => format!("{version}, the kernel booted"),
+            false => format!("{version}, from a template"),
+        })
+    }
+
+    fn prepare(&mut self, ground: &Ground) -> Result<()> {
+        if self.cold {
+            return Ok(());
+        }
+        let mut made = Command::new(&ground.husk);
+        made.args(["template", "prebuild"])
+            .args(Self::shape(ground));
+        let output = made.output()?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    fn offers(&self, _feature: Feature) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn launch(&self, ground: &Ground, task: &Task) -> Result<Launch> {
+        let mut start = Invocation::new(&ground.husk)
+            .words(["run", "--quiet", "--name", &task.id])
+            .words(Self::shape(ground));
+        if self.cold {
+            start = start.word("--cold");
+        }
+        if task.detached {
+            start = start.word("--detach");
+        }
+        if let Some(port) = task.port {
+            let led = format!("127.0.0.1:{}:{port}", task.host_port);
+            start = start.word("--publish").word(led);
+        }
+        for pair in &task.env {
+            start = start.word("--env").word(pair);
+        }
+        // As all the others have it: the command alone, by root.
+        start = start.words(["--user", "0:0", "--entrypoint", "", "--workdir", &task.cwd]);
+        let remove = Invocation::new(&ground.husk).words(["rm", "--force", &task.id]);
+        Ok(Launch {
+            start: start.word(&ground.image).words(&task.argv),
+            service: led_service(task),
+            stop: Vec::new(),
+            remove: match task.detached {
+                true => vec![remove],
+                false => Vec::new(),
+            },
+            folders: Vec::new(),
+        })
+    }
+
+    fn files(&self, ground: &Ground) -> Vec<PathBuf> {
+        let mut files = vec![ground.husk.clone(), ground.disk.clone()];
+        // Its kernels and templates, of which it opens those that it needs.
+        files.extend(
+            ground
+                .cache
+                .iter()
+                .flat_map(|cache| ["kernels", "templates"].map(|name| cache.join(name))),
+        );
+        files
+    }
+
+    fn cleanup(&mut self, _ground: &Ground) -> Result<()> {
+        Ok(())
+    }
+}

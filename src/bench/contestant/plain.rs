@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A process of the host, and one in bubblewrap's namespaces: what all others are held against.
+//! See [`Contestant`] for who calls this.
+
+use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask, in_path};
+use crate::bench::load;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+const NO_DETACH: &str = "it has no start that returns: its process is the command's parent";
+
+/// No isolation; a directory for a root where the command needs one.
+#[derive(Debug, Default)]
+pub struct Process {
+    chroot: Option<PathBuf>,
+}
+
+impl Contestant for Process {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn kind(&self) -> &'static str {
+        "process"
+    }
+
+    fn find(&mut self, ground: &Ground) -> Result<String, Absent> {
+        if ground
+            .tree
+            .join(load::PATH.trim_start_matches('/'))
+            .exists()
+        {
+            return Ok("posix_spawn(3), no isolation".into());
+        }
+        // A program of an image looks for its libraries there.
+        if !rustix::process::geteuid().is_root() {
+            return Err(Absent("chroot(1) is for root alone".into()));
+        }
+        self.chroot = in_path("chroot");
+        match self.chroot {
+            Some(_) => Ok("chroot(1), no isolation".into()),
+            None => Err(Absent("chroot is not installed".into())),
+        }
+    }
+
+    fn prepare(&mut self, _ground: &Ground) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn offers(&self, feature: Feature) -> Result<(), String> {
+        no_detach(feature)
+    }
+
+    fn launch(&self, ground: &Ground, task: &Task) -> anyhow::Result<Launch> {
+        let start = match &self.chroot {
+            Some(chroot) => {
+                let env = in_path("env").unwrap_or_else(|| "/usr/bin/env".into());
+                Invocation::new(&env)
+                    .word("-i")
+                    .words(&task.env)
+                    .word(chroot)
+                    .word(&ground.tree)
+                    .words(&task.argv)
+            }
+            None => {
+                let first = task
+                    .argv
+                    .first()
+                    .map_or("", |word| word.trim_start_matches('/'));
+                Invocation::new(&ground.tree.join(first)).words(task.argv.iter().skip(1))
+            }
+        };
+        Ok(Launch {
+            start,
+            service: host_service(task),
+            stop: Vec::new(),
+            remove: Vec::new(),
+            folders: Vec::new(),
+        })
+    }
+
+    fn files(&self, _ground: &Ground) -> Vec<PathBuf> {
+        self.chroot.iter().cloned().collect()
+    }
+
+    fn cleanup(&mut self, _ground: &Ground) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Namespaces and a root directory, and no more.
+#[derive(Debug, Default)]
+pub struct Bubblewrap {
+    program: PathBuf,
+}
+
+impl Contestant for Bubblewrap {
+    fn name(&self) -> &'static str {
+        "bwrap"
+    }
+
+    fn kind(&self) -> &'static str {
+        "namespaces"
+    }
+
+    fn find(&mut self, ground: &Ground) -> Result<String, Absent> {
+        self.program = ground.program(self.name(), "bwrap")?;
+        ask(&self.program, &["--version"])
+    }
+
+    fn prepare(&mut self, _ground: &Ground) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn offers(&self, feature: Feature) -> Result<(), String> {
+        no_detach(feature)
+    }
+
+    fn launch(&self, ground: &Ground, task: &Task) -> anyhow::Result<Launch> {
+        let mut start = Invocation::new(&self.program).words([
+            "--unshare-all",
+            "--die-with-parent",
+            "--clearenv",
+        ]);
+        if task.port.is_some() {
+            start = start.word("--share-net");
+        }
+        for pair in &task.env {
+            if let Some((name, value)) = pair.split_once('=') {
+                start = start.words(["--setenv", name, value]);
+            }
+        }
+        let start = start
+            .word("--bind")
+            .word(&ground.tree)
+            .words([
+                "/", "--proc", "/proc", "--dev", "/dev", "--chdir", &task.cwd, "--",
+            ])
+            .words(&task.argv);
+        Ok(Launch {
+            start,
+            service: host_service(task),
+            stop: Vec::new(),
+            remove: Vec::new(),
+            folders: Vec::new(),
+        })
+    }
+
+    fn files(&self, _ground: &Ground) -> Vec<PathBuf> {
+        vec![self.program.clone()]
+    }
+
+    fn cleanup(&mut self, _ground: &Ground) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+fn no_detach(feature: Feature) -> Result<(), String> {
+    match feature {
+        Feature::Detached => Err(NO_DETACH.into()),
+        Feature::Foreground | Feature::Service => Ok(()),
+    }
+}
+
+/// Of those who share the host's network with the service.
+pub fn host_service(task: &Task) -> Option<SocketAddr> {
+    task.port.map(|port| (Ipv4Addr::LOCALHOST, port).into())
+}
+
+/// Of those who lead a port of the host to it.
+pub fn led_service(task: &Task) -> Option<SocketAddr> {
+    task.port
+        .map(|_| (Ipv4Addr::LOCALHOST, task.host_port).into())
+}

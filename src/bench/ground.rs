@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What all contestants are given: one root file system, as an image, as a disk and as a tree,
+//! in a folder of the benchmark's own that goes with it. On the main thread, before anything is
+//! measured.
+
+use super::contestant::Ground;
+use super::load;
+use super::session::{Service, Work};
+use crate::image::{self, ImageConfig, Progress, RootFs, Typed};
+use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// An image's reference; none is one that husk makes, of one small static program.
+    pub image: Option<String>,
+    /// Instead of what the image says is to be run.
+    pub command: Vec<String>,
+    /// Where the image's command answers requests; without it, it is one that ends.
+    pub port: Option<u16>,
+    /// Programs in place of those in PATH, by contestant.
+    pub with: BTreeMap<String, PathBuf>,
+    pub memory: u64,
+    pub cpus: u32,
+}
+
+/// A folder that is removed with all that is in it, mounts first.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// Locked while its owner lives.
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes one below `place`, and removes those whose owners are gone.
+    pub fn make(place: &Path) -> Result<Self> {
+        let shown = || format!("cannot make a folder in {}", place.display());
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(place).with_context(shown)?;
+        for old in std::fs::read_dir(place).with_context(shown)?.flatten() {
+            if lock(&old.path()).is_some() {
+                discard(&old.path());
+            }
+        }
+        let path = tempfile::Builder::new().prefix("b").tempdir_in(place);
+        let path = path.with_context(shown)?.keep();
+        // A container's own root user may be another one here, and must get to its tree.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o711)).with_context(shown)?;
+        std::fs::write(path.join(LOCK), "").with_context(shown)?;
+        let lock = lock(&path).with_context(shown)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        discard(&self.path);
+    }
+}
+
+const LOCK: &str = "lock";
+
+/// The lock of a folder, if nobody has it.
+fn lock(folder: &Path) -> Option<File> {
+    let file = File::open(folder.join(LOCK)).ok()?;
+    let alone = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::flock(&file, alone).ok()?;
+    Some(file)
+}
+
+fn discard(folder: &Path) {
+    unmount(folder);
+    let _ = std::fs::remove_dir_all(folder);
+}
+
+/// Unmounts whatever is mounted below a folder, the last one first; says where that was.
+pub fn unmount(folder: &Path) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    // A path of ours has nothing in it that is written in another way there.
+    let below = points
+        .map(PathBuf::from)
+        .filter(|path| path.starts_with(folder));
+    let mut below: Vec<PathBuf> = below.collect();
+    below.reverse();
+    below.retain(|path| nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).is_ok());
+    below
+}
+
+/// Makes the ground of what is wanted in `folder`. `cache` is husk's own.
+pub fn prepare(
+    wanted: &Wanted,
+    folder: &Folder,
+    cache: &Path,
+    kernel: Result<PathBuf, String>,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(Ground, Work)> {
+    let path = folder.path();
+    let tree = path.join("tree");
+    let (root, reference) = match &wanted.image {
+        Some(reference) => {
+            let root = image::open(reference, cache, progress)?;
+            (root, reference.clone())
+        }
+        None => own_image(path, progress)?,
+    };
+    image::extract(&root, &tree)?;
+    std::fs::set_permissions(&tree, PermissionsExt::from_mode(0o755))?;
+    // Not the file that is being executed: its pages could not be dropped.
+    let husk = path.join("husk");
+    let own = std::env::current_exe().context("cannot find this program")?;
+    std::fs::copy(&own, &husk).context("cannot copy this program")?;
+    let work = match &wanted.image {
+        Some(reference) => work(wanted, &root.config, reference)?,
+        None => own_work(),
+    };
+    let ground = Ground {
+        work: path.to_owned(),
+        tree,
+        image: reference,
+        disk: root.path,
+        husk,
+        with: wanted.with.clone(),
+        memory: wanted.memory,
+        cpus: wanted.cpus,
+        kernel,
+        cache: Some(cache.to_owned()),
+    };
+    Ok((ground, work))
+}
+
+/// An image of one program and the directories that a container is mounted with.
+fn own_image(path: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(RootFs, String)> {
+    let from = path.join("image");
+    for name in ["dev", "etc", "proc", "run", "sys", "tmp"] {
+        std::fs::create_dir_all(from.join(name))?;
+    }
+    let program = from.join(load::PATH.trim_start_matches('/'));
+    std::fs::write(&program, load::PROGRAM)?;
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
+    let reference = format!("dir:{}", from.display());
+    // In a cache of its own: it is nobody's image but this benchmark's.
+    let mut root = image::open(&reference, &path.join("cache"), progress)?;
+    let disk = path.join("root.erofs");
+    std::fs::rename(&root.path, &disk)?;
+    root.path.clone_from(&disk);
+    std::fs::remove_dir_all(from)?;
+    Ok((root, disk.display().to_string()))
+}
+
+fn own_work() -> Work {
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    Work {
+        once: Some((words(&[load::PATH, "hello"]), Some(load::SAYS))),
+        service: Some(Service {
+            argv: words(&[load::PATH, "web"]),
+            port: None,
+        }),
+        env: Vec::new(),
+        cwd: "/".into(),
+    }
+}
+
+fn work(wanted: &Wanted, config: &ImageConfig, reference: &str) -> Result<Work> {
+    let typed = Typed {
+        command: wanted.command.iter().map(|word| word.as_bytes()).collect(),
+        ..Typed::default()
+    };
+    let process = config.process(&typed);
+    let text = |words: Vec<Vec<u8>>| -> Result<Vec<String>> {
+        let words = words.into_iter().map(String::from_utf8);
+        words
+            .collect::<Result<_, _>>()
+            .context("a word of the image's command is no text")
+    };
+    let argv = text(process.argv)?;
+    if argv.is_empty() {
+        bail!("{reference} says nothing of what is to be run: write a command behind `--`");
+    }
+    let mut env = text(process.env)?;
+    if !env.iter().any(|pair| pair.starts_with("PATH=")) {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    }
+    let mut work = Work {
+        env,
+        cwd: match process.cwd.is_empty() {
+            true => "/".into(),
+            false => String::from_utf8(process.cwd).context("a directory that is no text")?,
+        },
+        ..Work::default()
+    };
+    match wanted.port {
+        Some(port) => {
+            work.service = Some(Service {
+                argv,
+                port: Some(port),
+            });
+        }
+        None => work.once = Some((argv, None)),
+    }
+    Ok(work)
+}

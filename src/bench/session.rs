@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Starts of one contestant, and their ends: what was started is ended, cleared up after, and
+//! looked for, however it went. On the thread that measures, or several at once for churn.
+
+use super::contestant::{Contestant, Ground, Invocation, Launch, Task};
+use super::supervise::{Child, Found, GRACE, Supervisor};
+use super::timing::{self, Failed, Goal, Marks};
+use crate::sys::clock;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long something may take to end once it was told to.
+const TERM: Duration = Duration::from_secs(2);
+
+/// What is run in every contestant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Says something and ends; with what it says, where that is known.
+    pub once: Option<(Vec<String>, Option<&'static str>)>,
+    pub service: Option<Service>,
+    pub env: Vec<String>,
+    pub cwd: String,
+}
+
+/// A program that answers requests of HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    pub argv: Vec<String>,
+    /// Where it listens; of none it is told, as its last word.
+    pub port: Option<u16>,
+}
+
+/// One benchmark's means.
+#[derive(Debug)]
+pub struct Session<'a> {
+    pub supervisor: &'a Supervisor,
+    pub ground: &'a Ground,
+    pub work: &'a Work,
+    /// For one start to reach its goal.
+    pub limit: Duration,
+    number: AtomicU64,
+}
+
+/// Something that runs.
+#[derive(Debug)]
+pub struct Running {
+    pub id: String,
+    pub marks: Marks,
+    pub launch: Launch,
+    child: Child,
+    known: BTreeSet<i32>,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(
+        supervisor: &'a Supervisor,
+        ground: &'a Ground,
+        work: &'a Work,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            supervisor,
+            ground,
+            work,
+            limit,
+            number: AtomicU64::new(0),
+        }
+    }
+
+    /// The beginning of the name of everything that this benchmark starts.
+    pub fn prefix() -> String {
+        format!("hb-{}-", std::process::id())
+    }
+
+    /// A command of the operator's choice; for `port`, see [`Task`].
+    pub fn task(&self, argv: Vec<String>, port: Option<u16>, detached: bool) -> Task {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        Task {
+            id: format!("{}{number}", Self::prefix()),
+            argv,
+            env: self.work.env.clone(),
+            cwd: self.work.cwd.clone(),
+            port,
+            host_port: port.map_or(0, |_| free_port()),
+            detached,
+        }
+    }
+
+    /// The service as a task, at a port nobody has.
+    pub fn service(&self, detached: bool) -> Option<Task> {
+        let service = self.work.service.as_ref()?;
+        let mut argv = service.argv.clone();
+        let port = service.port.unwrap_or_else(free_port);
+        if service.port.is_none() {
+            argv.push(port.to_string());
+        }
+        let mut task = self.task(argv, Some(port), detached);
+        if service.port.is_none() {
+            task.host_port = port;
+        }
+        Some(task)
+    }
+
+    /// Runs a command to its end, in the foreground, and clears up after it.
+    pub fn once(
+        &self,
+        contestant: &dyn Contestant,
+        task: &Task,
+        says: Option<&'static str>,
+    ) -> Result<Marks, Failed> {
+        let known: BTreeSet<i32> = self.supervisor.descendants().into_keys().collect();
+        let goal = Goal::Exit(says);
+        let (running, failed) = self.start(contestant, task, &goal, known);
+        self.settle(running, failed)
+    }
+
+    /// Starts a service and waits for its answer. What did not answer is ended.
+    pub fn serve(&self, contestant: &dyn Contestant, task: &Task) -> Result<Running, Failed> {
+        let known: BTreeSet<i32> = self.supervisor.descendants().into_keys().collect();
+        let goal = Goal::Answer {
+            detached: task.detached,
+        };
+        match self.start(contestant, task, &goal, known) {
+            (Some(running), None) => Ok(running),
+            (running, failed) => match self.settle(running, failed) {
+                Err(failed) => Err(failed),
+                Ok(_) => Err(Failed::Left("it was not started".into())),
+            },
+        }
+    }
+
+    /// As `serve` and then `finish`, where others are started at the same time: nobody is
+    /// looked for who might be theirs. Returns the marks, and how long the end took.
+    pub fn churn(
+        &self,
+        contestant: &dyn Contestant,
+        task: &Task,
+        goal: &Goal,
+    ) -> Result<(Marks, u64), Failed> {
+        let (running, failed) = self.start(contestant, task, goal, BTreeSet::new());
+        let Some(mut running) = running else {
+            return Err(failed.unwrap_or(Failed::Left("it was not started".into())));
+        };
+        let began = clock::monotonic_ns();
+        let ended = self.end(&mut running);
+        let took = clock::monotonic_ns().saturating_sub(began);
+        running.child.forget();
+        match (failed, ended) {
+            (Some(failed), _) => Err(failed),
+            (None, Err(why)) => Err(Failed::Left(why)),
+            (None, Ok(())) => Ok((running.marks, took)),
+        }
+    }
+
+    /// Ends what runs, and sees that nothing of it is left.
+    pub fn finish(&self, running: Running) -> Result<(), Failed> {
+        self.settle(Some(running), None).map(drop)
+    }
+
+    /// The processes of something that runs, by their numbers.
+    pub fn processes(
+        &self,
+        contestant: &dyn Contestant,
+        running: &Running,
+    ) -> BTreeMap<i32, String> {
+        let mut all = self.supervisor.descendants();
+        all.retain(|pid, _| !running.known.contains(pid));
+        for pid in contestant.elsewhere(self.ground, &running.id) {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            all.insert(pid, name.trim().to_owned());
+        }
+        all
+    }
+
+    fn start(
+        &self,
+        contestant: &dyn Contestant,
+        task: &Task,
+        goal: &Goal,
+        known: BTreeSet<i32>,
+    ) -> (Option<Running>, Option<Failed>) {
+        let launch = match contestant.launch(self.ground, task) {
+            Ok(launch) => launch,
+            Err(error) => return (None, Some(Failed::Spawn(format!("{error:#}")))),
+        };
+        let (child, marks) = timing::observe(self.supervisor, &launch, goal, self.limit);
+        let (marks, failed) = match marks {
+            Ok(marks) => (marks, None),
+            Err(failed) => (Marks::default(), Some(failed)),
+        };
+        let running = child.map(|child| Running {
+            id: task.id.clone(),
+            marks,
+            launch,
+            child,
+            known,
+        });
+        (running, failed)
+    }
+
+    /// Ends it, and looks for what is left. The first thing that went wrong is told.
+    fn settle(&self, running: Option<Running>, failed: Option<Failed>) -> Result<Marks, Failed> {
+        let Some(mut running) = running else {
+            return Err(failed.unwrap_or(Failed::Left("it was not started".into())));
+        };
+        let ended = self.end(&mut running);
+        let left = self.supervisor.settle(&running.known, GRACE);
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        running.child.forget();
+        ended.map_err(Failed::Left)?;
+        match left.is_empty() {
+            true => Ok(running.marks),
+            false => Err(Failed::Left(left_behind(&left))),
+        }
+    }
+
+    /// Tells it to end, makes it end, clears up.
+    fn end(&self, running: &mut Running) -> Result<(), String> {
+        let child = &mut running.child;
+        // In the foreground what has ended needs no stop.
+        let over = running.marks.exited.is_some();
+        let mut result = Ok(());
+        if !over {
+            for stop in &running.launch.stop {
+                result = result.and(self.tidy(stop));
+            }
+            let ended = |child: &mut Child| !matches!(self.supervisor.ended(child), Ok(None));
+            if !ended(child) {
+                let group = nix::unistd::Pid::from_raw(child.pid);
+                let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGTERM);
+                let until = Instant::now() + TERM;
+                while !ended(child) && Instant::now() < until {
+                    let _ = super::supervise::wait(&mut [child.exit_fd()], TERM);
+                }
+            }
+        }
+        self.supervisor.kill_group(child);
+        for remove in running.launch.remove.iter().filter(|_| !over) {
+            result = result.and(self.tidy(remove));
+        }
+        for folder in &running.launch.folders {
+            let removed = std::fs::remove_dir_all(folder);
+            result = result.and(
+                removed.map_err(|error| format!("{} cannot be removed: {error}", folder.display())),
+            );
+        }
+        result
+    }
+
+    fn tidy(&self, invocation: &Invocation) -> Result<(), String> {
+        let words: Vec<_> = invocation
+            .argv
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        match self.supervisor.run(invocation, self.limit) {
+            Ok((ended, _)) if ended.code == 0 => Ok(()),
+            Ok((ended, _)) => Err(format!(
+                "`{}` ended with {}: {}",
+                words.join(" "),
+                ended.code,
+                ended.complaint
+            )),
+            Err(error) => Err(format!("`{}`: {error}", words.join(" "))),
+        }
+    }
+}
+
+/// Those who should have gone.
+pub fn left_behind(left: &[Found]) -> String {
+    let names: BTreeSet<&str> = left.iter().map(|found| &*found.name).collect();
+    let names: Vec<&str> = names.into_iter().collect();
+    let count = left.len();
+    let plural = if count == 1 { "process" } else { "processes" };
+    format!(
+        "it left {count} {plural} behind, which were killed: {}",
+        names.join(", ")
+    )
+}
+
+/// A port of the host's that nobody had a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    listener
+        .and_then(|it| it.local_addr())
+        .map_or(0, |it| it.port())
+}
