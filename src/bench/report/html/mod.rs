@@ -181,6 +181,8 @@ const FAMILIES: [(&str, [&str; 5]); 4] = [
     ("engine", ["e0", "e1", "e2", "e3", "e4"]),
     ("machine", ["m0", "m1", "m2", "m3", "m4"]),
 ];
+/// The family of who isolates in another way: in a kernel that is a program.
+const OTHER: usize = 2;
 /// A kind that is a container without its image.
 const NAMESPACES: &str = "namespaces";
 /// Containers with an engine around them, which the kind does not tell apart.
@@ -205,7 +207,7 @@ impl<'a> Palette<'a> {
                                 kind
                             };
                             let family = FAMILIES.iter().position(|(word, _)| kind.contains(word));
-                            let family = family.unwrap_or(0);
+                            let family = family.unwrap_or(OTHER);
                             used[family] += 1;
                             FAMILIES[family].1[(used[family] - 1) % 5]
                         }
