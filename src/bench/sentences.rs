@@ -144,7 +144,7 @@ fn sentence(
         about: details.join("; "),
         verdict,
         sure: ratio.interval.is_some(),
-        headline,
+        headline: headline && verdict != Verdict::Unknown,
         study: study.to_owned(),
     })
 }

@@ -230,7 +230,7 @@ pub fn notes<'a>(rows: impl Iterator<Item = &'a Row<'a>>, page: &mut Markup) {
         page.raw("<li>")
             .element("b", "", name)
             .raw(" ")
-            .text(&note)
+            .text(note)
             .raw("</li>");
     }
     page.raw("</ul></details>");
