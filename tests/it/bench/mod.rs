@@ -6,6 +6,7 @@
 
 mod misbehaved;
 mod real;
+mod told;
 
 use crate::support::leftovers::eventually;
 use crate::support::{Outcome, finish, husk};
