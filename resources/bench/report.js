@@ -2,6 +2,7 @@
 // the results other than to show them as text.
 "use strict";
 (() => {
+  const MOST_TABS = 8;
   const root = document.documentElement;
   const make = (tag, text, parent) => {
     const element = document.createElement(tag);
@@ -38,17 +39,33 @@
   for (const views of document.querySelectorAll(".views")) {
     const figures = [...views.querySelectorAll(":scope > .view")];
     if (figures.length < 3) continue;
+    const first = figures.find((figure) => figure.classList.contains("first")) ?? figures[0];
+    const show = (chosen) => {
+      for (const figure of figures) figure.hidden = figure !== chosen;
+    };
     const tabs = document.createElement("div");
     tabs.className = "tabs";
+    views.prepend(tabs);
+    show(first);
+    // More than fit beside each other are a list to choose from.
+    if (figures.length > MOST_TABS) {
+      const list = document.createElement("select");
+      list.setAttribute("aria-label", "Which figure is shown");
+      for (const figure of figures) make("option", figure.dataset.view, list);
+      list.selectedIndex = figures.indexOf(first);
+      list.addEventListener("change", () => show(figures[list.selectedIndex]));
+      tabs.append(list);
+      continue;
+    }
     tabs.setAttribute("role", "group");
     tabs.setAttribute("aria-label", "Which figure is shown");
-    const show = (chosen) => figures.forEach((figure, number) => {
-      figure.hidden = figure !== chosen;
+    const press = (chosen) => figures.forEach((figure, number) => {
       tabs.children[number].setAttribute("aria-pressed", String(figure === chosen));
     });
-    for (const figure of figures) button(figure.dataset.view, tabs, () => show(figure));
-    views.prepend(tabs);
-    show(figures.find((figure) => figure.classList.contains("first")) ?? figures[0]);
+    for (const figure of figures) {
+      button(figure.dataset.view, tabs, () => { show(figure); press(figure); });
+    }
+    press(first);
   }
 
   // A line by itself.

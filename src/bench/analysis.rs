@@ -2,7 +2,7 @@
 //! Results as they are read: what can be compared stands together, with its summary and with how
 //! it stands to husk. What every report tells is worked out here, once. Pure.
 
-use super::figure::{Scale, percent};
+use super::figure::{Scale, figure, percent};
 use super::model::{Better, Outcome, Results, Series, Unit};
 use super::stats::{CONFIDENCE, Ratio, Summary, paired};
 use std::collections::{BTreeMap, BTreeSet};
@@ -123,6 +123,8 @@ impl<'a> Study<'a> {
                 .position(|one| one.name == row.contestant)
                 .unwrap_or(usize::MAX)
         };
+        // What everybody has every day comes first.
+        groups.sort_by_key(|group| group.conditions.values().any(|value| value == "cold"));
         for group in &mut groups {
             group.rows.sort_by_key(place);
             group.compare(reference);
@@ -311,12 +313,11 @@ impl<'a> Row<'a> {
     }
 
     /// What makes the figure less than it looks, a sentence each.
-    #[must_use]
-    pub fn notes(&self) -> Vec<String> {
+    fn notes(&self) -> Vec<String> {
         let State::Measured { summary, failures } = &self.state else {
             return Vec::new();
         };
-        let scale = Scale::of(summary.median, self.series.unit);
+        let shown = |value| figure(value, self.series.unit);
         let mut notes = Vec::new();
         if let [first, ..] = failures {
             let all = failures.len() + summary.count;
@@ -328,14 +329,15 @@ impl<'a> Row<'a> {
                 "{count} of the {FEWEST} samples that an interval needs"
             ));
         }
-        notes.extend(self.apart(summary, scale));
         if let Some(drift) = summary.drift {
             let way = if drift.change > 0.0 { "up" } else { "down" };
-            let change = percent(drift.change.abs());
-            notes.push(format!("went {way} by {change} while it was measured"));
+            let (first, last) = (shown(drift.first), shown(drift.last));
+            notes.push(format!(
+                "went {way} while it was measured, from {first} in the first third to {last} in the last"
+            ));
         }
         if let Some(modes) = summary.modes {
-            let (low, high) = (scale.figure(modes.low), scale.figure(modes.high));
+            let (low, high) = (shown(modes.low), shown(modes.high));
             let share = percent(modes.share);
             notes.push(format!(
                 "has two peaks, {low} ({share}) and {high}: the median is typical of neither"
@@ -344,19 +346,44 @@ impl<'a> Row<'a> {
         notes
     }
 
-    fn apart(&self, summary: &Summary, scale: Scale) -> Option<String> {
-        let count = summary.outliers.len();
-        let below = summary.median - summary.minimum;
-        let far = match summary.maximum - summary.median >= below {
+    /// How many samples stand apart, and the furthest of them.
+    fn apart(&self) -> Option<String> {
+        let summary = self
+            .summary()
+            .filter(|summary| !summary.outliers.is_empty())?;
+        let far = match summary.maximum - summary.median >= summary.median - summary.minimum {
             true => summary.maximum,
             false => summary.minimum,
         };
-        let far = scale.figure(far);
-        (count > 0).then(|| {
-            format!(
-                "{count} of {} stand apart, the furthest at {far}; they count",
-                summary.count
-            )
-        })
+        let (count, far) = (summary.outliers.len(), figure(far, self.series.unit));
+        Some(format!("{} {count} ({far})", self.contestant))
     }
+}
+
+/// What makes figures less than they look: of whom, and what. The same of several is told once.
+#[must_use]
+pub fn doubts<'a>(rows: impl Iterator<Item = &'a Row<'a>>) -> Vec<(String, String)> {
+    let mut doubts: Vec<(Vec<&str>, String)> = Vec::new();
+    let mut apart: Vec<String> = Vec::new();
+    for row in rows {
+        apart.extend(row.apart());
+        for note in row.notes() {
+            match doubts.iter_mut().find(|(_, known)| *known == note) {
+                Some((names, _)) if names.contains(&row.contestant) => {}
+                Some((names, _)) => names.push(row.contestant),
+                None => doubts.push((vec![row.contestant], note)),
+            }
+        }
+    }
+    let mut doubts: Vec<(String, String)> = doubts
+        .into_iter()
+        .map(|(names, note)| (names.join(", "), note))
+        .collect();
+    if !apart.is_empty() {
+        doubts.push((
+            "samples that stand apart, and count".into(),
+            apart.join(", "),
+        ));
+    }
+    doubts
 }

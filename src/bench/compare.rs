@@ -157,7 +157,7 @@ impl Change {
     /// Whether it is told without being asked for.
     #[must_use]
     pub fn is_news(&self) -> bool {
-        self.verdict != Verdict::Same
+        !matches!(self.verdict, Verdict::Same | Verdict::Unsure)
     }
 
     /// `start: process exit, page cache warm`.
@@ -333,9 +333,18 @@ fn warnings(before: &Results, after: &Results) -> Vec<String> {
             warnings.push(differs(&format!("the version of {}", one.name), a, b));
         }
     }
-    for (which, run) in [("first", before), ("second", after)] {
-        let cautions = run.cautions.iter();
-        warnings.extend(cautions.map(|one| line(&format!("the {which} run: {}", one.what))));
+    let told = |run: &Results, what: &str| run.cautions.iter().any(|one| one.what == what);
+    for one in &before.cautions {
+        let which = match told(after, &one.what) {
+            true => "both runs",
+            false => "the first run",
+        };
+        warnings.push(line(&format!("{which}: {}", one.what)));
+    }
+    for one in &after.cautions {
+        if !told(before, &one.what) {
+            warnings.push(line(&format!("the second run: {}", one.what)));
+        }
     }
     warnings
 }
@@ -449,6 +458,10 @@ mod tests {
                 "another machine: the kernel was 6.1.0-example, and is 6.12.1\u{fffd}[2J",
                 "the version of runc was runc version 1.1.5, and is runc 9",
             ]
+        );
+        assert_eq!(
+            comparison.warnings[2..],
+            ["both runs: the machine was busy: load 3.2 on 2 CPUs"]
         );
         assert_eq!(comparison.count(Verdict::Alone), before.series.len() - 1);
     }

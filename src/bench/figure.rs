@@ -55,7 +55,11 @@ impl Scale {
     /// Without the unit.
     #[must_use]
     pub fn bare(self, value: f64) -> String {
-        digits(value / self.divisor)
+        // What is counted is a whole number, unless it is a mean.
+        match self.suffix.is_empty() && value.fract() == 0.0 {
+            true => format!("{value:.0}"),
+            false => digits(value / self.divisor),
+        }
     }
 
     #[must_use]
@@ -228,7 +232,8 @@ mod tests {
             (0.25, Unit::PerSecond, "0.25 /s"),
             (12_345.0, Unit::PerSecond, "12.3 k/s"),
             (3.0 * KIB * KIB, Unit::BytesPerSecond, "3.00 MiB/s"),
-            (12.0, Unit::Count, "12.0"),
+            (12.0, Unit::Count, "12"),
+            (2.5, Unit::Count, "2.50"),
         ] {
             assert_eq!(figure(value, unit), text);
         }

@@ -12,6 +12,8 @@ use super::stats::{Interval, Ratio};
 const TELLING: [&str; 3] = ["first HTTP 200", "first byte of output", "process exit"];
 /// Against whom work is told first.
 const HOST: &str = "process";
+/// Too few rounds agree only where each differs by as much.
+const AGREED: f64 = 1.02;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
@@ -142,7 +144,7 @@ fn sentence(
         about: details.join("; "),
         verdict,
         sure: ratio.interval.is_some(),
-        headline,
+        headline: headline && verdict != Verdict::Unknown,
         study: study.to_owned(),
     })
 }
@@ -153,8 +155,8 @@ fn verdict(gain: &Ratio) -> Verdict {
         (Some(of), _) if of.high < 1.0 => Verdict::Worse,
         (Some(_), _) => Verdict::Even,
         // Without an interval all that can be told is that they agree.
-        (None, Some((least, _))) if least > 1.0 => Verdict::Better,
-        (None, Some((_, most))) if most < 1.0 => Verdict::Worse,
+        (None, Some((least, _))) if least > AGREED => Verdict::Better,
+        (None, Some((_, most))) if most < 1.0 / AGREED => Verdict::Worse,
         (None, _) => Verdict::Unknown,
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Results as Markdown tables, to be pasted into a page.
 
-use crate::bench::analysis::{Analysis, Curve, Group, Row};
+use crate::bench::analysis::{Analysis, Curve, FEWEST, Group, Row, doubts};
 use crate::bench::figure::{Scale, command, figure, line, moment, times, visible};
 use crate::bench::model::{Results, Unit};
 use crate::bench::sentences::sentences;
@@ -72,12 +72,11 @@ fn group(group: &Group<'_>, reference: Option<&str>) -> String {
         );
     }
     text.push('\n');
-    for row in &group.rows {
-        for note in row.notes() {
-            let _ = writeln!(text, "- {}: {}", words(row.contestant), words(&note));
-        }
+    let doubts = doubts(group.rows.iter());
+    for (who, what) in &doubts {
+        let _ = writeln!(text, "- {}: {}", words(who), words(what));
     }
-    if group.rows.iter().any(|row| !row.notes().is_empty()) {
+    if !doubts.is_empty() {
         text.push('\n');
     }
     text
@@ -98,6 +97,9 @@ fn cells(row: &Row<'_>, group: &Group<'_>, against: bool) -> Vec<String> {
         return cells;
     };
     let tail = |tail: Tail| {
+        if summary.count < FEWEST {
+            return "–".to_owned();
+        }
         let sign = if tail.sound { "" } else { "~" };
         format!("{sign}{}", figure(tail.value, group.unit))
     };

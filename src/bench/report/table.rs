@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Results on a terminal: a table a metric, the doubts below each, then what can be said.
 
-use crate::bench::analysis::{Analysis, Curve, Group, Row};
+use crate::bench::analysis::{Analysis, Curve, FEWEST, Group, Row, doubts};
 use crate::bench::figure::{figure, line, times};
 use crate::bench::model::{Better, Results};
 use crate::bench::sentences::{Verdict, sentences};
@@ -72,7 +72,10 @@ pub fn group(group: &Group<'_>, reference: Option<&str>, look: &Look) -> String 
     );
     text.push_str(&columns(&heads, &rows, look));
     let unsound = |tail: Tail| !tail.sound;
-    let summaries = || group.rows.iter().filter_map(Row::summary);
+    let summaries = || {
+        let all = group.rows.iter().filter_map(Row::summary);
+        all.filter(|summary| summary.count >= FEWEST)
+    };
     if summaries().any(|s| unsound(s.p95) || unsound(s.p99)) {
         let _ = writeln!(
             text,
@@ -114,6 +117,7 @@ fn cells(row: &Row<'_>, group: &Group<'_>) -> Vec<String> {
     let figure = |value| figure(value, group.unit);
     let tail = |tail: Tail| match tail.sound {
         true => figure(tail.value),
+        false if summary.count < FEWEST => "–".into(),
         false => format!("~{}", figure(tail.value)),
     };
     let scale = crate::bench::figure::Scale::of(summary.median, group.unit);
@@ -223,11 +227,9 @@ fn columns(heads: &[&str], rows: &[Vec<String>], look: &Look) -> String {
 
 fn notes<'a>(rows: impl Iterator<Item = &'a Row<'a>>, look: &Look) -> String {
     let mut text = String::new();
-    for row in rows {
-        for note in row.notes() {
-            let (name, note) = (line(row.contestant), line(&note));
-            let _ = writeln!(text, "{}! {name}: {note}{}", look.warn, look.off);
-        }
+    for (who, what) in doubts(rows) {
+        let (who, what) = (line(&who), line(&what));
+        let _ = writeln!(text, "{}! {who}: {what}{}", look.warn, look.off);
     }
     text
 }

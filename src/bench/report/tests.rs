@@ -73,7 +73,7 @@ fn a_table_tells_doubts_and_what_can_be_said() {
         "not offered: a process has no detached start",
         "! podman: 3 of 60 failed: timed out after 10 s",
         "! runc: has two peaks, ",
-        "! qemu: went up by ",
+        "! qemu: went up while it was measured, from ",
         "caution: the machine was busy: load 3.2 on 2 CPUs",
         "not here: docker: not installed: there is no docker in PATH",
         "− husk warm starts ",

@@ -18,6 +18,9 @@ const MOST: usize = 512;
 pub struct Drift {
     /// From the first sample to the last, as a share of the median; below 0 it went down.
     pub change: f64,
+    /// Medians of its first third and of its last.
+    pub first: f64,
+    pub last: f64,
     /// The chance to see as much of a trend where there is none.
     pub chance: f64,
 }
@@ -33,7 +36,14 @@ pub fn drift(values: &[f64]) -> Option<Drift> {
     let chance = chance(&parts);
     let last = (parts.len() - 1) as f64;
     let change = slope(&parts)? * last / middle;
-    (chance < SURPRISE && change.abs() > WORTH).then_some(Drift { change, chance })
+    let third = parts.len() / 3;
+    let found = Drift {
+        change,
+        first: median(&parts[..third])?,
+        last: median(&parts[parts.len() - third..])?,
+        chance,
+    };
+    (chance < SURPRISE && change.abs() > WORTH).then_some(found)
 }
 
 fn parts(values: &[f64]) -> Vec<f64> {

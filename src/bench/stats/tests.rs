@@ -6,6 +6,8 @@ use super::*;
 
 const SEED: u64 = 1;
 
+type Draw = fn(&mut Random) -> f64;
+
 /// Box and Muller.
 fn normal(random: &mut Random) -> f64 {
     let (a, b) = (1.0 - random.share(), random.share());
@@ -81,7 +83,7 @@ fn the_interval_of_a_median_is_the_tables() {
 /// Whatever the distribution, the interval holds its true median as often as it says.
 #[test]
 fn intervals_of_medians_hold_as_often_as_they_say() {
-    let shapes: [(fn(&mut Random) -> f64, f64); 3] = [
+    let shapes: [(Draw, f64); 3] = [
         (normal, 0.0),
         (|random| -(1.0 - random.share()).ln(), 2f64.ln()),
         (|random| normal(random).exp(), 1.0),
@@ -211,6 +213,8 @@ fn a_drift_is_seen_and_chance_is_not() {
     let found = drift(&warmer).expect("a drift");
     near(found.change, 0.26, 0.05);
     assert!(found.chance < 1e-6);
+    near(found.first, 105.0, 3.0);
+    near(found.last, 125.0, 3.0);
     let cooler: Vec<f64> = warmer.iter().rev().copied().collect();
     near(drift(&cooler).expect("a drift").change, -found.change, 1e-9);
     // One late outlier is none, nor is one of a thousandth.
@@ -243,7 +247,7 @@ fn two_peaks_are_told_from_one() {
     near(found.low, 10.0, 0.3);
     near(found.high, 15.0, 0.3);
     near(found.share, 0.7, 0.12);
-    let shapes: [fn(&mut Random) -> f64; 4] = [
+    let shapes: [Draw; 4] = [
         |random| 10.0 + random.share(),
         |random| 10.0 + normal(random),
         |random| 10.0 - 3.0 * (1.0 - random.share()).ln(),

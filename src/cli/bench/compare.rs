@@ -47,7 +47,7 @@ pub struct CompareArgs {
     /// How much worse is no regression: a percentage
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = threshold)]
     threshold: f64,
-    /// What did not change, as well
+    /// What did not change, as well, and what is unsure
     #[arg(long)]
     all: bool,
     /// A table for people, one JSON document, or Markdown
@@ -127,8 +127,11 @@ fn tell(comparison: &Comparison, all: bool, printer: &Printer) -> Result<(), Fai
         true => String::new(),
         false => table::render(&HEADS, &rows, printer) + "\n",
     };
-    text.push_str(&comparison.summary());
-    text.push('\n');
+    let hint = match all || comparison.count(Verdict::Unsure) == 0 {
+        true => "",
+        false => " (--all shows what is unsure)",
+    };
+    text.push_str(&format!("{}{hint}\n", comparison.summary()));
     printer.data(text.as_bytes())
 }
 

@@ -7,6 +7,7 @@
 mod figures;
 mod misbehaved;
 mod real;
+mod told;
 
 use crate::support::leftovers::eventually;
 use crate::support::{Outcome, finish, husk};

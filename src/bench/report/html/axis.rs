@@ -10,12 +10,16 @@ use crate::bench::model::Unit;
 const LINEAR: f64 = 12.0;
 /// Marks that have room beside each other on a telephone.
 const MARKS: f64 = 5.0;
+/// Marks that have room in a block of a waterfall.
+const FEW: f64 = 3.0;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Axis {
     low: f64,
     high: f64,
     powers: bool,
+    /// How many marks there is room for.
+    room: f64,
 }
 
 impl Axis {
@@ -30,11 +34,13 @@ impl Axis {
                 low: low / 1.15,
                 high: high * 1.1,
                 powers: true,
+                room: MARKS,
             },
             false => Self {
                 low: 0.0,
                 high: high * 1.04,
                 powers: false,
+                room: MARKS,
             },
         }
     }
@@ -45,6 +51,7 @@ impl Axis {
             low: 0.0,
             high: if high > 0.0 { high * 1.02 } else { 1.0 },
             powers: false,
+            room: FEW,
         }
     }
 
@@ -68,7 +75,7 @@ impl Axis {
             true => self.powers_between(),
             false => {
                 let divisor = Scale::of(self.high, unit).divisor;
-                let step = round_step(self.high / divisor / MARKS) * divisor;
+                let step = round_step(self.high / divisor / self.room) * divisor;
                 let marks = (0u32..).map(|number| f64::from(number) * step);
                 marks.take_while(|value| *value <= self.high).collect()
             }

@@ -5,7 +5,7 @@
 use super::axis::Axis;
 use super::markup::{Markup, Path, share};
 use super::{Palette, label};
-use crate::bench::analysis::{Analysis, Curve, Row};
+use crate::bench::analysis::{Analysis, Curve, Group, Row};
 use crate::bench::figure::figure;
 use crate::bench::model::{Better, Unit};
 use crate::bench::stats::Summary;
@@ -55,17 +55,8 @@ pub fn draw(
             ("aria-label", &name),
         ],
     );
-    page.open("figcaption", "").element("h3", "", first.metric);
-    page.open("p", "sub").element("span", "tag", &circumstances);
-    page.text(match first.better {
-        Better::Lower => " lower is better",
-        Better::Higher => " higher is better",
-    });
-    let powers = [(along, curve.axis.as_str()), (up, first.metric)];
-    for (_, axis) in powers.iter().filter(|(axis, _)| axis.goes_by_powers()) {
-        page.text(", ").text(axis).text(" logarithmic");
-    }
-    page.close("p").close("figcaption").open("div", "chart");
+    caption(curve, first, [&along, &up], page);
+    page.open("div", "chart");
     upright(&up, first.unit, page);
     page.tag(
         "svg",
@@ -98,6 +89,22 @@ pub fn draw(
     super::strip::notes(curve.points.iter().flat_map(|(_, group)| &group.rows), page);
     table(curve, &lines, page);
     page.close("figure");
+}
+
+fn caption(curve: &Curve<'_>, first: &Group<'_>, axes: [&Axis; 2], page: &mut Markup) {
+    page.open("figcaption", "").element("h3", "", first.metric);
+    page.open("p", "sub");
+    page.element("span", "tag", &first.circumstances());
+    page.text(match first.better {
+        Better::Lower => " lower is better",
+        Better::Higher => " higher is better",
+    });
+    for (axis, name) in axes.iter().zip([curve.axis.as_str(), first.metric]) {
+        if axis.goes_by_powers() {
+            page.text(", ").text(name).text(" logarithmic");
+        }
+    }
+    page.close("p").close("figcaption");
 }
 
 fn lines<'a>(curve: &'a Curve<'a>, analysis: &'a Analysis<'a>) -> Vec<Line<'a>> {

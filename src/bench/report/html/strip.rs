@@ -5,7 +5,7 @@
 use super::axis::Axis;
 use super::markup::{Markup, Path, share};
 use super::{Palette, label};
-use crate::bench::analysis::{Analysis, Group, Row};
+use crate::bench::analysis::{Analysis, FEWEST, Group, Row, doubts};
 use crate::bench::figure::{Scale, times};
 use crate::bench::model::{Better, Outcome};
 use crate::bench::stats::Summary;
@@ -214,9 +214,7 @@ fn middle(summary: &Summary, axis: &Axis, page: &mut Markup) {
 }
 
 pub fn notes<'a>(rows: impl Iterator<Item = &'a Row<'a>>, page: &mut Markup) {
-    let notes: Vec<(&str, String)> = rows
-        .flat_map(|row| row.notes().into_iter().map(|note| (row.contestant, note)))
-        .collect();
+    let notes = doubts(rows);
     if notes.is_empty() {
         return;
     }
@@ -228,11 +226,11 @@ pub fn notes<'a>(rows: impl Iterator<Item = &'a Row<'a>>, page: &mut Markup) {
         format!("{count} doubts")
     };
     page.element("summary", "", &heading).open("ul", "");
-    for (name, note) in notes {
+    for (name, note) in &notes {
         page.raw("<li>")
             .element("b", "", name)
             .raw(" ")
-            .text(&note)
+            .text(note)
             .raw("</li>");
     }
     page.raw("</ul></details>");
@@ -279,6 +277,9 @@ fn cells(row: &Row<'_>, summary: &Summary, group: &Group<'_>, page: &mut Markup)
     let scale = Scale::of(summary.median, group.unit);
     let interval = summary.interval.map(|of| scale.interval(&of));
     let tails = [summary.p5, summary.p95, summary.p99].map(|tail| {
+        if summary.count < FEWEST {
+            return "–".to_owned();
+        }
         let sign = if tail.sound { "" } else { "~" };
         format!(
             "{sign}{}",
