@@ -80,18 +80,26 @@ fn lock(folder: &Path) -> Option<File> {
 
 fn discard(folder: &Path) {
     unmount(folder);
-    let _ = std::fs::remove_dir_all(folder);
+    // What is mounted there still may be the host's own, bound by a contestant: it stays.
+    if mounts(folder).is_empty() {
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }
 
-/// Unmounts whatever is mounted below a folder, the last one first; says where that was.
-pub fn unmount(folder: &Path) -> Vec<PathBuf> {
+/// Where something is mounted below a folder, in the order in which it was.
+fn mounts(folder: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     // A path of ours has nothing in it that is written in another way there.
     let below = points
         .map(PathBuf::from)
         .filter(|path| path.starts_with(folder));
-    let mut below: Vec<PathBuf> = below.collect();
+    below.collect()
+}
+
+/// Unmounts whatever is mounted below a folder, the last one first; says where that was.
+pub fn unmount(folder: &Path) -> Vec<PathBuf> {
+    let mut below = mounts(folder);
     below.reverse();
     below.retain(|path| nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).is_ok());
     below
