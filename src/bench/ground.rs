@@ -90,11 +90,24 @@ fn discard(folder: &Path) {
 fn mounts(folder: &Path) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    // A path of ours has nothing in it that is written in another way there.
     let below = points
-        .map(PathBuf::from)
+        .map(unescaped)
         .filter(|path| path.starts_with(folder));
     below.collect()
+}
+
+/// A path as mountinfo has it (proc(5)): blanks, tabs, newlines and backslashes are octal.
+fn unescaped(text: &str) -> PathBuf {
+    let mut path = text.to_owned();
+    for (octal, letter) in [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ] {
+        path = path.replace(octal, letter);
+    }
+    PathBuf::from(path)
 }
 
 /// Unmounts whatever is mounted below a folder, the last one first; says where that was.
@@ -217,4 +230,14 @@ fn work(wanted: &Wanted, config: &ImageConfig, reference: &str) -> Result<Work> 
         None => work.once = Some((argv, None)),
     }
     Ok(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_found_below_a_folder_with_a_blank_in_its_name() {
+        assert_eq!(unescaped(r"/a\040b\134/c"), Path::new("/a b\\/c"));
+    }
 }
