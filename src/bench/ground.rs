@@ -43,6 +43,8 @@ impl Folder {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(place).with_context(shown)?;
+        // As the kernel calls it where it lists what is mounted.
+        let place = &place.canonicalize().with_context(shown)?;
         for old in std::fs::read_dir(place).with_context(shown)?.flatten() {
             if lock(&old.path()).is_some() {
                 discard(&old.path());
