@@ -19,13 +19,14 @@ impl Found {
         command.env_remove("HUSK_CACHE_DIR");
         let outcome = finish(&mut command);
         assert_eq!(outcome.code, 0, "{outcome:?}");
-        Self(serde_json::from_str(&outcome.stdout).unwrap())
+        Self(serde_json::from_str(&outcome.stdout).expect("results are JSON"))
     }
 
     /// Who is to be looked at: without a kernel in that cache, as in the lab, no machine.
     fn players(&self) -> Vec<&'static str> {
-        let all = self.0["contestants"].as_array().unwrap();
-        let husk = all.iter().find(|one| one["name"] == "husk").unwrap();
+        let all = self.0["contestants"].as_array().expect("a list");
+        let husk = all.iter().find(|one| one["name"] == "husk");
+        let husk = husk.expect("husk is always asked");
         match husk["absent"].as_str() {
             None => vec!["process", "husk"],
             Some(why) => {
@@ -36,7 +37,7 @@ impl Found {
     }
 
     fn series(&self, contestant: &str) -> Vec<&serde_json::Value> {
-        let all = self.0["series"].as_array().unwrap().iter();
+        let all = self.0["series"].as_array().expect("a list").iter();
         all.filter(|series| series["contestant"] == contestant)
             .collect()
     }
@@ -51,10 +52,10 @@ impl Found {
         let measured = all.iter().filter(matches).flat_map(|series| {
             let measured = &series["outcome"]["measured"];
             assert_eq!(measured["failures"], serde_json::json!([]), "{series}");
-            measured["samples"].as_array().unwrap().clone()
+            measured["samples"].as_array().cloned().expect("a list")
         });
         measured
-            .map(|sample| sample["value"].as_f64().unwrap())
+            .map(|sample| sample["value"].as_f64().expect("a number"))
             .collect()
     }
 }
