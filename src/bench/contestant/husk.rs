@@ -2,7 +2,9 @@
 //! husk itself, from a template and booted. See [`Contestant`] for who calls this.
 
 use super::plain::led_service;
-use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask};
+use super::{
+    Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Medium, Task, VOLUME, ask,
+};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::Command;
@@ -70,6 +72,14 @@ impl Contestant for Husk {
         Ok(())
     }
 
+    fn disk(&self, ground: &Ground) -> Result<String, String> {
+        ground.volume.clone().map(|_| DISK.to_owned())
+    }
+
+    fn own(&self, _ground: &Ground) -> (String, Medium) {
+        ("/".to_owned(), Medium::Memory)
+    }
+
     fn launch(&self, ground: &Ground, task: &Task) -> Result<Launch> {
         let mut start = Invocation::new(&ground.husk)
             .words(["run", "--quiet", "--name", &task.id])
@@ -83,6 +93,12 @@ impl Contestant for Husk {
         if let Some(port) = task.port {
             let led = format!("127.0.0.1:{}:{port}", task.host_port);
             start = start.word("--publish").word(led);
+        }
+        if task.disk {
+            start
+                .env
+                .push(("HUSK_DATA_DIR".into(), ground.data().into()));
+            start = start.word("--volume").word(format!("{VOLUME}:{DISK}"));
         }
         for pair in &task.env {
             start = start.word("--env").word(pair);

@@ -204,10 +204,10 @@ fn measure(
                 false => work::Plan::FULL,
             };
             plan.rounds = request.rounds.unwrap_or(plan.rounds);
-            let (series, cautions) =
-                work::measure(session, field, plan, &mut |event| live.hear(event));
-            results.series.extend(series);
-            results.cautions.extend(cautions);
+            let found = work::measure(session, field, plan, &mut |event| live.hear(event));
+            results.series.extend(found.series);
+            results.cautions.extend(found.cautions);
+            results.machine.facts.extend(found.facts);
         }
         Study::Lab => {
             live.step("start: the same in the lab, which takes minutes");

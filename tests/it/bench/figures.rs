@@ -64,14 +64,19 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
     let Some(host) = Daily::find() else { return };
     let found = Found::of(&host, &["work", "--quick", "--rounds", "2"]);
     for contestant in found.players() {
-        let metrics: BTreeSet<String> = found
+        let metrics: BTreeSet<(String, Option<String>)> = found
             .series(contestant)
             .iter()
-            .map(|series| series["metric"].as_str().unwrap().to_owned())
+            .map(|series| {
+                let place = series["conditions"]["in"].as_str();
+                let metric = series["metric"].as_str().unwrap();
+                (metric.to_owned(), place.map(str::to_owned))
+            })
             .collect();
-        assert_eq!(metrics.len(), 18, "{metrics:?}");
-        for metric in metrics {
-            let values = found.values(contestant, &metric, None);
+        assert_eq!(metrics.len(), 22, "{metrics:?}");
+        for (metric, place) in metrics {
+            let place = place.as_deref().map(|place| ("in", place));
+            let values = found.values(contestant, &metric, place);
             assert_eq!(values.len(), 2, "{contestant} {metric}");
             assert!(
                 values.iter().all(|value| *value > 0.0),
