@@ -12,13 +12,17 @@ use super::stats::{Interval, Ratio};
 const TELLING: [&str; 3] = ["first HTTP 200", "first byte of output", "process exit"];
 /// Against whom work is told first.
 const HOST: &str = "process";
-/// Too few rounds agree only where each differs by as much.
+/// Too few rounds agree only where each differs by as much, and they are no fewer than this:
+/// where nothing differs one round always agrees with itself, and three do every fourth time.
 const AGREED: f64 = 1.02;
+const FEWEST_AGREED: usize = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
     /// `husk warm starts 1.4 ± 0.1 times faster than podman here`.
     pub claim: String,
+    /// `husk warm and podman`.
+    pub pair: String,
     /// Between which points, under which conditions, of how many rounds.
     pub about: String,
     pub verdict: Verdict,
@@ -82,6 +86,39 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
     told
 }
 
+/// The pairs of which nothing can be said, all in one line; none where there are none.
+#[must_use]
+pub fn unsaid(told: &[Sentence]) -> Option<String> {
+    let mut studies: Vec<(&str, Vec<(&str, usize)>)> = Vec::new();
+    for one in told.iter().filter(|one| one.verdict == Verdict::Unknown) {
+        let at = studies.iter().position(|(study, _)| *study == one.study);
+        let at = at.unwrap_or_else(|| {
+            studies.push((&one.study, Vec::new()));
+            studies.len() - 1
+        });
+        let pairs = &mut studies[at].1;
+        match pairs.iter_mut().find(|(pair, _)| *pair == one.pair) {
+            Some((_, figures)) => *figures += 1,
+            None => pairs.push((&one.pair, 1)),
+        }
+    }
+    let pair = |(pair, figures): &(&str, usize)| match figures {
+        1 => (*pair).to_owned(),
+        figures => format!("{pair} ({figures} figures)"),
+    };
+    let study = |(study, pairs): &(&str, Vec<_>)| {
+        let pairs: Vec<String> = pairs.iter().map(pair).collect();
+        format!("{study}: {}", pairs.join(", "))
+    };
+    let all: Vec<String> = studies.iter().map(study).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "Too few rounds for an interval ({FEWEST} are needed), and nothing can be said of {}.",
+            all.join("; ")
+        )
+    })
+}
+
 /// The group by which a study is told; none where it is told by all.
 #[must_use]
 pub fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
@@ -141,6 +178,7 @@ fn sentence(
     });
     Some(Sentence {
         claim,
+        pair: format!("{us} and {them}"),
         about: details.join("; "),
         verdict,
         sure: ratio.interval.is_some(),
@@ -155,6 +193,7 @@ fn verdict(gain: &Ratio) -> Verdict {
         (Some(of), _) if of.high < 1.0 => Verdict::Worse,
         (Some(_), _) => Verdict::Even,
         // Without an interval all that can be told is that they agree.
+        _ if gain.count < FEWEST_AGREED => Verdict::Unknown,
         (None, Some((least, _))) if least > AGREED => Verdict::Better,
         (None, Some((_, most))) if most < 1.0 / AGREED => Verdict::Worse,
         (None, _) => Verdict::Unknown,
@@ -276,6 +315,42 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn one_round_agrees_with_itself_and_says_nothing() {
+        for (count, verdict) in [
+            (1, Verdict::Unknown),
+            (2, Verdict::Unknown),
+            (3, Verdict::Better),
+        ] {
+            let told = told(vec![
+                series("husk", "process exit", &vec![1.0; count]),
+                series("runc", "process exit", &vec![9.0; count]),
+            ]);
+            assert_eq!(told[0].0, verdict, "{count}");
+        }
+    }
+
+    #[test]
+    fn pairs_of_which_nothing_can_be_said_are_one_line() {
+        let once = |name, metric| series(name, metric, &[1.0]);
+        let work = |name| Series {
+            study: "work".into(),
+            ..once(name, "fork")
+        };
+        let all = ["husk", "runc", "crun"];
+        let mut series: Vec<Series> = all.iter().map(|name| once(name, "process exit")).collect();
+        series.extend(all.iter().map(|name| once(name, "command returned")));
+        series.extend([work("husk"), work("runc")]);
+        let results = bare(series);
+        let told = sentences(&Analysis::of(&results));
+        assert_eq!(
+            unsaid(&told).unwrap(),
+            "Too few rounds for an interval (6 are needed), and nothing can be said of start: husk \
+             warm and runc (2 figures), husk warm and crun (2 figures); work: husk and runc."
+        );
+        assert_eq!(unsaid(&[]), None);
     }
 
     #[test]

@@ -12,15 +12,23 @@ use std::process::Command;
 #[derive(Debug)]
 pub struct Husk {
     cold: bool,
+    /// What it boots or goes on from: its own, of all that there are.
+    from: Option<PathBuf>,
 }
 
 impl Husk {
     pub fn warm() -> Self {
-        Self { cold: false }
+        Self {
+            cold: false,
+            from: None,
+        }
     }
 
     pub fn cold() -> Self {
-        Self { cold: true }
+        Self {
+            cold: true,
+            from: None,
+        }
     }
 
     fn shape(ground: &Ground) -> [String; 4] {
@@ -32,6 +40,16 @@ impl Husk {
             ground.cpus.to_string(),
         ]
     }
+}
+
+/// The last line of what husk says to this: a path or a key.
+fn said<const N: usize>(ground: &Ground, words: [&str; N]) -> Result<String> {
+    let output = Command::new(&ground.husk).args(words).output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    Ok(said.lines().last().unwrap_or_default().to_owned())
 }
 
 impl Contestant for Husk {
@@ -56,15 +74,15 @@ impl Contestant for Husk {
 
     fn prepare(&mut self, ground: &Ground) -> Result<()> {
         if self.cold {
+            // Without one there is no machine, and a start says why.
+            let path = said(ground, ["kernel", "path"]);
+            self.from = path.ok().map(PathBuf::from);
             return Ok(());
         }
-        let mut made = Command::new(&ground.husk);
-        made.args(["template", "prebuild"])
-            .args(Self::shape(ground));
-        let output = made.output()?;
-        if !output.status.success() {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
+        let [a, b, c, d] = &Self::shape(ground);
+        let key = said(ground, ["template", "prebuild", a, b, c, d])?;
+        let folder = ground.cache.as_ref().map(|it| it.join("templates"));
+        self.from = folder.map(|it| it.join(key)).filter(|it| it.is_dir());
         Ok(())
     }
 
@@ -119,15 +137,8 @@ impl Contestant for Husk {
     }
 
     fn files(&self, ground: &Ground) -> Vec<PathBuf> {
-        let mut files = vec![ground.husk.clone(), ground.disk.clone()];
-        // Its kernels and templates, of which it opens those that it needs.
-        files.extend(
-            ground
-                .cache
-                .iter()
-                .flat_map(|cache| ["kernels", "templates"].map(|name| cache.join(name))),
-        );
-        files
+        let own = [ground.husk.clone(), ground.disk.clone()];
+        own.into_iter().chain(self.from.clone()).collect()
     }
 
     fn cleanup(&mut self, _ground: &Ground) -> Result<()> {

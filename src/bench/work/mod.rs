@@ -11,7 +11,7 @@ mod places;
 pub use rows::{On, ROWS, Row, Told};
 
 use super::ask;
-use super::contestant::{Contestant, Feature, Ground, Invocation, Medium};
+use super::contestant::{Contestant, Feature, Ground, Invocation};
 use super::field::{Event, Field, Listener};
 use super::load;
 use super::model::{Better, Caution, Outcome, Sample, Series, Unit};
@@ -360,6 +360,7 @@ fn list(contestant: &dyn Contestant, ground: &Ground, mut found: Found) -> Vec<S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::contestant::Medium;
 
     #[test]
     fn every_row_has_a_name_and_no_two_are_told_as_one() {
