@@ -145,3 +145,76 @@ impl Contestant for Husk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    fn ground(folder: &Path) -> Ground {
+        let path = |name: &str| folder.join(name);
+        Ground {
+            work: path("work"),
+            tree: path("tree"),
+            image: "image".into(),
+            disk: path("disk"),
+            husk: path("husk"),
+            with: std::collections::BTreeMap::new(),
+            memory: 512 << 20,
+            cpus: 1,
+            kernel: Err("none".into()),
+            cache: Some(path("cache")),
+            written: path("written"),
+            volume: Err("none".into()),
+        }
+    }
+
+    #[test]
+    fn its_files_are_those_it_starts_from_and_not_all_there_are() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let ground = ground(folder.path());
+        let templates = folder.path().join("cache/templates");
+        for name in ["mine", "other"] {
+            std::fs::create_dir_all(templates.join(name)).unwrap();
+        }
+        let script = "#!/bin/sh\ncase $1 in template) echo mine;; kernel) echo /k/vmlinux;; esac\n";
+        std::fs::write(&ground.husk, script).unwrap();
+        std::fs::set_permissions(&ground.husk, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let files = |mut husk: Husk| {
+            husk.prepare(&ground).unwrap();
+            husk.files(&ground)
+        };
+        let own = [ground.husk.clone(), ground.disk.clone()];
+        let with = |path: PathBuf| [&own[..], &[path]].concat();
+        assert_eq!(files(Husk::warm()), with(templates.join("mine")));
+        assert_eq!(files(Husk::cold()), with("/k/vmlinux".into()));
+    }
+
+    #[test]
+    fn a_disk_is_a_volume_of_the_benchmarks_own() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let mut ground = ground(folder.path());
+        let husk = Husk::warm();
+        assert_eq!(husk.disk(&ground), Err("none".to_owned()));
+        ground.volume = Ok(folder.path().join("work/data/volumes/work.img"));
+        assert_eq!(husk.disk(&ground), Ok(DISK.to_owned()));
+        let mut task = Task {
+            id: "id".into(),
+            argv: vec!["/load".into()],
+            env: Vec::new(),
+            cwd: "/".into(),
+            port: None,
+            host_port: 0,
+            detached: false,
+            disk: true,
+        };
+        let start = husk.launch(&ground, &task).unwrap().start;
+        assert!(start.argv.contains(&"work:/mnt".into()), "{start:?}");
+        let data = ("HUSK_DATA_DIR".into(), ground.data().into());
+        assert_eq!(start.env, [data]);
+        task.disk = false;
+        let start = husk.launch(&ground, &task).unwrap().start;
+        assert!(start.env.is_empty() && !start.argv.contains(&"--volume".into()));
+    }
+}

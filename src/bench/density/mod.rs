@@ -37,8 +37,8 @@ const UNSTEADY: &str = "the host's memory moves by itself: by more than 2 MiB wi
     the first instance; stop what else runs";
 /// What is no more than may have moved by itself is no figure, and what is below zero is not one
 /// either: to keep only what is above would be to choose.
-const DROWNED: &str = "the host's memory moves by itself: all instances together took less of it \
-    than the 2 MiB that is told from that; believe it for many instances";
+const DROWNED: &str = "the host's memory moves by itself, by up to 2 MiB, and no more was missing \
+    with all instances; more of them tell";
 
 pub const UNIQUE: &str = "unique memory per instance";
 pub const SHARED: &str = "share of shared memory per instance";

@@ -8,7 +8,7 @@ pub mod rows;
 
 mod places;
 
-pub use rows::{On, ROWS, Row, Told};
+pub use rows::{ROWS, Row, Told};
 
 use super::ask;
 use super::contestant::{Contestant, Feature, Ground, Invocation};
@@ -185,15 +185,15 @@ impl One<'_, '_> {
         };
         let elsewhere = places.note(contestant.name(), medium, &told).err();
         for row in ROWS {
-            if row.on == On::Disk && disk.is_err() {
+            if row.on.is_given() && disk.is_err() {
                 continue;
             }
             let missing = || Err("the program inside did not tell of it".to_owned());
             let figure = told.figures.remove(row.name).unwrap_or_else(missing);
             self.take(
                 row.name,
-                match (&elsewhere, row.on) {
-                    (Some(why), On::Disk) => Err(why.clone()),
+                match (&elsewhere, row.on.is_given()) {
+                    (Some(why), true) => Err(why.clone()),
                     _ => figure,
                 },
             );
@@ -342,9 +342,9 @@ fn list(contestant: &dyn Contestant, ground: &Ground, mut found: Found) -> Vec<S
     };
     let mut all = Vec::new();
     for row in ROWS {
-        let lacks = match row.on {
-            On::Disk => no_inside.as_ref().or(no_disk.as_ref()),
-            On::Own | On::Nothing => no_inside.as_ref(),
+        let lacks = match row.on.is_given() {
+            true => no_inside.as_ref().or(no_disk.as_ref()),
+            false => no_inside.as_ref(),
         };
         let conditions = places::conditions(row.on, contestant.own(ground).1);
         let about = (row.metric, row.unit(), row.better());

@@ -11,6 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The condition under which rows of files are told, and its values.
 const IN: &str = "in";
 const DISK: &str = "a directory or volume on the host's disk";
+/// Its own kernel's page cache is passed by, and the host's, which holds the file behind its disk,
+/// is not.
+const CACHED: &str = "a machine's disk, which the host's page cache holds";
 const OWN_DISK: &str = "its default place, the host's disk";
 const OWN_MEMORY: &str = "its default place, a machine's memory";
 
@@ -21,7 +24,8 @@ const ELSEWHERE: [&str; 3] = ["tmpfs", "ramfs", "overlayfs"];
 pub fn conditions(on: On, own: Medium) -> BTreeMap<String, String> {
     let place = match (on, own) {
         (On::Nothing, _) => return BTreeMap::new(),
-        (On::Disk, _) => DISK,
+        (On::Disk, _) | (On::Direct, Medium::Disk) => DISK,
+        (On::Direct, Medium::Memory) => CACHED,
         (On::Own, Medium::Disk) => OWN_DISK,
         (On::Own, Medium::Memory) => OWN_MEMORY,
     };
@@ -183,5 +187,7 @@ mod tests {
         assert_eq!(of(On::Disk, Medium::Disk), of(On::Disk, Medium::Memory));
         assert_ne!(of(On::Disk, Medium::Disk), of(On::Own, Medium::Disk));
         assert!(of(On::Nothing, Medium::Disk).is_empty());
+        // Past the page cache is a disk here, and a cache there.
+        assert_ne!(of(On::Direct, Medium::Disk), of(On::Direct, Medium::Memory));
     }
 }

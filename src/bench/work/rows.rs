@@ -26,6 +26,16 @@ pub enum On {
     Own,
     /// What it is given of the host's disk.
     Disk,
+    /// The same, past the page cache of whoever's kernel it is.
+    Direct,
+}
+
+impl On {
+    /// Whether it is for those only who are given a part of the host's disk.
+    #[must_use]
+    pub const fn is_given(self) -> bool {
+        matches!(self, Self::Disk | Self::Direct)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +90,7 @@ pub const ROWS: &[Row] = &[
     on(On::Own, row("file-sync", SYNC, Amount::Each)),
     on(On::Disk, row("disk-write", WRITE, Amount::Blocks)),
     on(On::Disk, row("disk-read", READ, Amount::Blocks)),
-    on(On::Disk, row("disk-direct", DIRECT, Amount::Blocks)),
+    on(On::Direct, row("disk-direct", DIRECT, Amount::Blocks)),
     on(On::Disk, row("disk-sync", SYNC, Amount::Each)),
     row(
         "tcp-turn",

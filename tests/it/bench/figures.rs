@@ -84,6 +84,11 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
             );
         }
     }
+    // Which file systems there were is said of each place.
+    let facts = found.0["machine"]["facts"].as_array().unwrap();
+    let files = facts.iter().filter_map(|fact| fact[0].as_str());
+    let files = files.filter(|name| name.starts_with("files in ")).count();
+    assert_eq!(files, found.players().len() + 1, "{facts:?}");
     let calls = |who| found.values(who, "system call (getppid)", None)[0];
     // Of nanoseconds: no processor makes one in less than ten, none takes a second.
     assert!(calls("process") > 10.0 && calls("process") < 1e9);
