@@ -4,7 +4,7 @@
 //! the points between which was measured. Pure.
 
 use super::analysis::{Analysis, Curve, FEWEST, Group, Row, Study};
-use super::figure::{digits, plus_minus};
+use super::figure::{digits, line, plus_minus};
 use super::model::{Better, Unit};
 use super::stats::{Interval, Ratio};
 
@@ -21,8 +21,8 @@ const FEWEST_AGREED: usize = 3;
 pub struct Sentence {
     /// `husk warm starts 1.4 ± 0.1 times faster than podman here`.
     pub claim: String,
-    /// `husk warm and podman`.
-    pub pair: String,
+    /// Who is compared, as the claim calls them: the reference, and somebody.
+    pub pair: (String, String),
     /// Between which points, under which conditions, of how many rounds.
     pub about: String,
     pub verdict: Verdict,
@@ -89,31 +89,25 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
 /// The pairs of which nothing can be said, all in one line; none where there are none.
 #[must_use]
 pub fn unsaid(told: &[Sentence]) -> Option<String> {
-    let mut studies: Vec<(&str, Vec<(&str, usize)>)> = Vec::new();
+    let mut studies: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for one in told.iter().filter(|one| one.verdict == Verdict::Unknown) {
-        let at = studies.iter().position(|(study, _)| *study == one.study);
-        let at = at.unwrap_or_else(|| {
-            studies.push((&one.study, Vec::new()));
-            studies.len() - 1
-        });
-        let pairs = &mut studies[at].1;
-        match pairs.iter_mut().find(|(pair, _)| *pair == one.pair) {
-            Some((_, figures)) => *figures += 1,
-            None => pairs.push((&one.pair, 1)),
+        let (us, them) = (one.pair.0.as_str(), one.pair.1.as_str());
+        match studies.iter_mut().find(|(study, ..)| *study == one.study) {
+            Some((_, _, others)) if others.contains(&them) => {}
+            Some((_, _, others)) => others.push(them),
+            None => studies.push((&one.study, us, vec![them])),
         }
     }
-    let pair = |(pair, figures): &(&str, usize)| match figures {
-        1 => (*pair).to_owned(),
-        figures => format!("{pair} ({figures} figures)"),
-    };
-    let study = |(study, pairs): &(&str, Vec<_>)| {
-        let pairs: Vec<String> = pairs.iter().map(pair).collect();
-        format!("{study}: {}", pairs.join(", "))
+    let study = |(study, us, others): &(&str, &str, Vec<&str>)| {
+        let others: Vec<String> = others.iter().map(|name| line(name)).collect();
+        let (study, us) = (line(study), line(us));
+        format!("{study}: {us} and {}", others.join(", "))
     };
     let all: Vec<String> = studies.iter().map(study).collect();
     (!all.is_empty()).then(|| {
         format!(
-            "Too few rounds for an interval ({FEWEST} are needed), and nothing can be said of {}.",
+            "Too few rounds for an interval ({FEWEST} are needed), and nothing can be said of \
+             some figures of {}.",
             all.join("; ")
         )
     })
@@ -178,7 +172,7 @@ fn sentence(
     });
     Some(Sentence {
         claim,
-        pair: format!("{us} and {them}"),
+        pair: (us, them),
         about: details.join("; "),
         verdict,
         sure: ratio.interval.is_some(),
@@ -347,8 +341,8 @@ mod tests {
         let told = sentences(&Analysis::of(&results));
         assert_eq!(
             unsaid(&told).unwrap(),
-            "Too few rounds for an interval (6 are needed), and nothing can be said of start: husk \
-             warm and runc (2 figures), husk warm and crun (2 figures); work: husk and runc."
+            "Too few rounds for an interval (6 are needed), and nothing can be said of some \
+             figures of start: husk warm and runc, crun; work: husk and runc."
         );
         assert_eq!(unsaid(&[]), None);
     }

@@ -116,6 +116,9 @@ pub fn measure(
 ) -> Vec<Series> {
     let mut all: Vec<Found> = field.players.iter().map(|_| Found::default()).collect();
     for round in 0..plan.rounds {
+        if session.supervisor.interrupted() {
+            break;
+        }
         let (study, number, most) = (STUDY, round + 1, plan.rounds);
         hear(Event::Round {
             study,

@@ -19,7 +19,7 @@ pub fn render(results: &Results) -> String {
             let _ = writeln!(text, "- {}", words(&sentence.text()));
         }
         if let Some(line) = unsaid(&told) {
-            let _ = writeln!(text, "- {}", words(&line));
+            let _ = writeln!(text, "- {}", escaped(&visible(&line)));
         }
         text.push('\n');
     }
@@ -186,8 +186,12 @@ fn tail(results: &Results) -> String {
 /// Words that nothing is taken for: neither HTML, nor a link, nor the end of a cell.
 #[must_use]
 pub fn words(text: &str) -> String {
+    escaped(&line(text))
+}
+
+fn escaped(text: &str) -> String {
     let mut safe = String::new();
-    for letter in line(text).chars() {
+    for letter in text.chars() {
         match letter {
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),

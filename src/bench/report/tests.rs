@@ -92,8 +92,7 @@ fn what_cannot_be_said_is_one_line_in_each_report() {
     let results = testing::bare(series.to_vec());
     for format in [Format::Table, Format::Markdown, Format::Html] {
         let text = render(&results, format);
-        let line =
-            "Too few rounds for an interval (6 are needed), and nothing can be said of start";
+        let line = "Too few rounds for an interval (6 are needed), and nothing can be said of some";
         assert_eq!(text.matches(line).count(), 1, "{text}");
         assert!(!text.contains("Between husk"), "{text}");
     }

@@ -98,6 +98,9 @@ pub fn measure(
     let mut found: Vec<Found> = field.players.iter().map(|_| Found::new()).collect();
     let mut places = Places::of(session.ground);
     for round in 0..plan.rounds {
+        if session.supervisor.interrupted() {
+            break;
+        }
         let (study, number, most) = (STUDY, round + 1, plan.rounds);
         hear(Event::Round {
             study,
