@@ -19,13 +19,16 @@ impl Found {
         command.env_remove("HUSK_CACHE_DIR");
         let outcome = finish(&mut command);
         assert_eq!(outcome.code, 0, "{outcome:?}");
-        Self(serde_json::from_str(&outcome.stdout).unwrap())
+        Self(serde_json::from_str(&outcome.stdout).expect("JSON"))
     }
 
     /// Who is to be looked at: without a kernel in that cache, as in the lab, no machine.
     fn players(&self) -> Vec<&'static str> {
-        let all = self.0["contestants"].as_array().unwrap();
-        let husk = all.iter().find(|one| one["name"] == "husk").unwrap();
+        let all = self.0["contestants"].as_array().expect("a list");
+        let husk = all
+            .iter()
+            .find(|one| one["name"] == "husk")
+            .expect("it is always asked");
         match husk["absent"].as_str() {
             None => vec!["process", "husk"],
             Some(why) => {
@@ -36,7 +39,7 @@ impl Found {
     }
 
     fn series(&self, contestant: &str) -> Vec<&serde_json::Value> {
-        let all = self.0["series"].as_array().unwrap().iter();
+        let all = self.0["series"].as_array().expect("a list").iter();
         all.filter(|series| series["contestant"] == contestant)
             .collect()
     }
@@ -51,10 +54,10 @@ impl Found {
         let measured = all.iter().filter(matches).flat_map(|series| {
             let measured = &series["outcome"]["measured"];
             assert_eq!(measured["failures"], serde_json::json!([]), "{series}");
-            measured["samples"].as_array().unwrap().clone()
+            measured["samples"].as_array().expect("a list").clone()
         });
         measured
-            .map(|sample| sample["value"].as_f64().unwrap())
+            .map(|sample| sample["value"].as_f64().expect("a number"))
             .collect()
     }
 }
@@ -69,7 +72,7 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
             .iter()
             .map(|series| {
                 let place = series["conditions"]["in"].as_str();
-                let metric = series["metric"].as_str().unwrap();
+                let metric = series["metric"].as_str().expect("a text");
                 (metric.to_owned(), place.map(str::to_owned))
             })
             .collect();
@@ -85,7 +88,7 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
         }
     }
     // Which file systems there were is said of each place.
-    let facts = found.0["machine"]["facts"].as_array().unwrap();
+    let facts = found.0["machine"]["facts"].as_array().expect("a list");
     let files = facts.iter().filter_map(|fact| fact[0].as_str());
     let files = files.filter(|name| name.starts_with("files in ")).count();
     assert_eq!(files, found.players().len() + 1, "{facts:?}");
