@@ -3,7 +3,7 @@
 //! in a folder of the benchmark's own that goes with it. On the main thread, before anything is
 //! measured.
 
-use super::contestant::Ground;
+use super::contestant::{Ground, VOLUME};
 use super::load;
 use super::session::{Service, Work};
 use crate::image::{self, ImageConfig, Progress, RootFs, Typed};
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -147,7 +148,9 @@ pub fn prepare(
         Some(reference) => work(wanted, &root.config, reference)?,
         None => own_work(),
     };
-    let ground = Ground {
+    let written = path.join("written");
+    std::fs::create_dir(&written)?;
+    let mut ground = Ground {
         work: path.to_owned(),
         tree,
         image: reference,
@@ -158,14 +161,36 @@ pub fn prepare(
         cpus: wanted.cpus,
         kernel,
         cache: Some(cache.to_owned()),
+        written,
+        volume: Err(String::new()),
     };
+    ground.volume = volume(&ground).map_err(|why| format!("{why:#}"));
     Ok((ground, work))
+}
+
+/// A volume of husk's, where husk makes such; below the folder, so that it goes with that.
+fn volume(ground: &Ground) -> Result<PathBuf> {
+    /// Twice what the work writes, and what ext4 needs.
+    const SIZE: &str = "128m";
+    let mut made = Command::new(&ground.husk);
+    made.env("HUSK_DATA_DIR", ground.data());
+    let output = made.args(["volume", "create", "--size", SIZE, VOLUME]);
+    let output = output.stdin(Stdio::null()).output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let first = said.lines().next().unwrap_or("it does not say why");
+        bail!(
+            "no volume could be made: {}",
+            first.trim_start_matches("husk: ")
+        );
+    }
+    Ok(ground.data().join("volumes").join(format!("{VOLUME}.img")))
 }
 
 /// An image of one program and the directories that a container is mounted with.
 fn own_image(path: &Path, progress: &mut dyn FnMut(Progress<'_>)) -> Result<(RootFs, String)> {
     let from = path.join("image");
-    for name in ["dev", "etc", "proc", "run", "sys", "tmp"] {
+    for name in ["dev", "etc", "mnt", "proc", "run", "sys", "tmp"] {
         std::fs::create_dir_all(from.join(name))?;
     }
     let program = from.join(load::PATH.trim_start_matches('/'));

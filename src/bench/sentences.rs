@@ -4,7 +4,7 @@
 //! the points between which was measured. Pure.
 
 use super::analysis::{Analysis, Curve, FEWEST, Group, Row, Study};
-use super::figure::{digits, plus_minus};
+use super::figure::{digits, line, plus_minus};
 use super::model::{Better, Unit};
 use super::stats::{Interval, Ratio};
 
@@ -12,13 +12,17 @@ use super::stats::{Interval, Ratio};
 const TELLING: [&str; 3] = ["first HTTP 200", "first byte of output", "process exit"];
 /// Against whom work is told first.
 const HOST: &str = "process";
-/// Too few rounds agree only where each differs by as much.
+/// Too few rounds agree only where each differs by as much, and they are no fewer than this:
+/// where nothing differs one round always agrees with itself, and three do every fourth time.
 const AGREED: f64 = 1.02;
+const FEWEST_AGREED: usize = 3;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sentence {
     /// `husk warm starts 1.4 ± 0.1 times faster than podman here`.
     pub claim: String,
+    /// Who is compared, as the claim calls them: the reference, and somebody.
+    pub pair: (String, String),
     /// Between which points, under which conditions, of how many rounds.
     pub about: String,
     pub verdict: Verdict,
@@ -82,6 +86,33 @@ pub fn sentences(analysis: &Analysis<'_>) -> Vec<Sentence> {
     told
 }
 
+/// The pairs of which nothing can be said, all in one line; none where there are none.
+#[must_use]
+pub fn unsaid(told: &[Sentence]) -> Option<String> {
+    let mut studies: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+    for one in told.iter().filter(|one| one.verdict == Verdict::Unknown) {
+        let (us, them) = (one.pair.0.as_str(), one.pair.1.as_str());
+        match studies.iter_mut().find(|(study, ..)| *study == one.study) {
+            Some((_, _, others)) if others.contains(&them) => {}
+            Some((_, _, others)) => others.push(them),
+            None => studies.push((&one.study, us, vec![them])),
+        }
+    }
+    let study = |(study, us, others): &(&str, &str, Vec<&str>)| {
+        let others: Vec<String> = others.iter().map(|name| line(name)).collect();
+        let (study, us) = (line(study), line(us));
+        format!("{study}: {us} and {}", others.join(", "))
+    };
+    let all: Vec<String> = studies.iter().map(study).collect();
+    (!all.is_empty()).then(|| {
+        format!(
+            "Too few rounds for an interval ({FEWEST} are needed), and nothing can be said of \
+             some figures of {}.",
+            all.join("; ")
+        )
+    })
+}
+
 /// The group by which a study is told; none where it is told by all.
 #[must_use]
 pub fn telling<'s, 'a>(study: &'s Study<'a>) -> Option<&'s Group<'a>> {
@@ -141,6 +172,7 @@ fn sentence(
     });
     Some(Sentence {
         claim,
+        pair: (us, them),
         about: details.join("; "),
         verdict,
         sure: ratio.interval.is_some(),
@@ -155,6 +187,7 @@ fn verdict(gain: &Ratio) -> Verdict {
         (Some(of), _) if of.high < 1.0 => Verdict::Worse,
         (Some(_), _) => Verdict::Even,
         // Without an interval all that can be told is that they agree.
+        _ if gain.count < FEWEST_AGREED => Verdict::Unknown,
         (None, Some((least, _))) if least > AGREED => Verdict::Better,
         (None, Some((_, most))) if most < 1.0 / AGREED => Verdict::Worse,
         (None, _) => Verdict::Unknown,
@@ -276,6 +309,42 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn one_round_agrees_with_itself_and_says_nothing() {
+        for (count, verdict) in [
+            (1, Verdict::Unknown),
+            (2, Verdict::Unknown),
+            (3, Verdict::Better),
+        ] {
+            let told = told(vec![
+                series("husk", "process exit", &vec![1.0; count]),
+                series("runc", "process exit", &vec![9.0; count]),
+            ]);
+            assert_eq!(told[0].0, verdict, "{count}");
+        }
+    }
+
+    #[test]
+    fn pairs_of_which_nothing_can_be_said_are_one_line() {
+        let once = |name, metric| series(name, metric, &[1.0]);
+        let work = |name| Series {
+            study: "work".into(),
+            ..once(name, "fork")
+        };
+        let all = ["husk", "runc", "crun"];
+        let mut series: Vec<Series> = all.iter().map(|name| once(name, "process exit")).collect();
+        series.extend(all.iter().map(|name| once(name, "command returned")));
+        series.extend([work("husk"), work("runc")]);
+        let results = bare(series);
+        let told = sentences(&Analysis::of(&results));
+        assert_eq!(
+            unsaid(&told).unwrap(),
+            "Too few rounds for an interval (6 are needed), and nothing can be said of some \
+             figures of start: husk warm and runc, crun; work: husk and runc."
+        );
+        assert_eq!(unsaid(&[]), None);
     }
 
     #[test]

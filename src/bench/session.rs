@@ -85,6 +85,7 @@ impl<'a> Session<'a> {
             port,
             host_port: port.map_or(0, |_| free_port()),
             detached,
+            disk: false,
         }
     }
 

@@ -19,7 +19,7 @@ use core::ffi::CStr;
 use husk_protocol::{Decoder, Message, Start};
 use libc::pollfd;
 
-const USAGE: &str = "hello, web PORT, or work MILLISECONDS FOLDER [ROW]...";
+const USAGE: &str = "hello, web PORT, or work MILLISECONDS FOLDER DISK [ROW]...";
 const HELLO: &[u8] = b"ready\n";
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\
     Connection: close\r\n\r\nready\n";
@@ -44,8 +44,8 @@ pub fn run(arguments: &[CString]) -> u8 {
         [word, port] if word.to_bytes() == b"web" => web(port),
         // What `work` starts to see how long that takes.
         [word] if word.to_bytes() == b"nothing" => Ok(()),
-        [word, milliseconds, folder, rows @ ..] if word.to_bytes() == b"work" => {
-            work::run(milliseconds, folder, rows)
+        [word, milliseconds, folder, disk, rows @ ..] if word.to_bytes() == b"work" => {
+            work::run(milliseconds, folder, disk, rows)
         }
         [] if sys::own_pid() == 1 => machine(),
         _ => Err(Trouble::new(USAGE, Errno(0))),

@@ -4,7 +4,7 @@
 //! and is removed with it. See [`Contestant`] for who calls this.
 
 use super::plain::{host_service, led_service};
-use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask};
+use super::{Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Task, ask};
 use crate::bench::session::Session;
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
@@ -203,6 +203,10 @@ impl Contestant for Engine {
         } else if let Some(port) = task.port {
             let led = format!("127.0.0.1:{}:{port}", task.host_port);
             start = start.word("--publish").word(led);
+        }
+        if task.disk {
+            let bind = format!("{}:{DISK}", ground.written.display());
+            start = start.word("--volume").word(bind);
         }
         for pair in &task.env {
             start = start.word("--env").word(pair);

@@ -50,6 +50,26 @@ pub struct Ground {
     pub kernel: Result<PathBuf, String>,
     /// Where husk keeps kernels and templates.
     pub cache: Option<PathBuf>,
+    /// A directory on the host's disk, for those who are given one to write to.
+    pub written: PathBuf,
+    /// A file beside it, an ext4 file system in it, for those who are given disks; or why there
+    /// is none. It is husk's volume `VOLUME`.
+    pub volume: Result<PathBuf, String>,
+}
+
+/// Of the benchmark's own, in its own folder.
+pub const VOLUME: &str = "work";
+
+/// Where a task finds the disk that it is given.
+pub const DISK: &str = "/mnt";
+
+/// Where files end that nobody asked to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    /// Files of the host, in whatever way.
+    Disk,
+    /// Of a machine: gone with it.
+    Memory,
 }
 
 impl Ground {
@@ -59,6 +79,11 @@ impl Ground {
             return Ok(path.clone());
         }
         in_path(name).ok_or_else(|| Absent(format!("{name} is not installed")))
+    }
+
+    /// husk's folder of volumes is below this one.
+    pub fn data(&self) -> PathBuf {
+        self.work.join("data")
     }
 
     /// The folder of a contestant.
@@ -171,6 +196,8 @@ pub struct Task {
     pub host_port: u16,
     /// Whether the start is to return and leave it running.
     pub detached: bool,
+    /// Whether it is given a disk of the host's to write to, at `DISK`.
+    pub disk: bool,
 }
 
 /// A command of the host.
@@ -244,6 +271,17 @@ pub trait Contestant: Send + Sync {
 
     /// Whether it has this; or why not, in one line that stands in reports.
     fn offers(&self, feature: Feature) -> Result<(), String>;
+
+    /// Where a task that is given a disk finds it; or why it cannot be given one, in one line
+    /// that stands in reports.
+    fn disk(&self, _ground: &Ground) -> Result<String, String> {
+        Ok(DISK.to_owned())
+    }
+
+    /// A directory in which a task writes to where everything goes that nobody said more of.
+    fn own(&self, _ground: &Ground) -> (String, Medium) {
+        ("/".to_owned(), Medium::Disk)
+    }
 
     /// How `task` is started. Makes what this one start needs (a bundle's configuration), so
     /// that it is not timed.

@@ -4,11 +4,11 @@
 //! same message, in the initial file system. See [`Contestant`] for who calls this.
 
 use super::plain::led_service;
-use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask};
+use super::{Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Medium, Task, ask};
 use crate::bench::load;
 use crate::initramfs;
 use anyhow::{Context as _, Result};
-use husk_protocol::{Address, Filesystem, Message, Network, Root, Start};
+use husk_protocol::{Address, Filesystem, Message, Mount, MountKind, Network, Root, Start};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -79,6 +79,7 @@ fn make(ground: &Ground, name: &str, task: &Task) -> Result<(PathBuf, PathBuf)> 
             upper: String::new(),
         }),
         network,
+        mounts: task.disk.then(written).into_iter().collect(),
         ..Start::default()
     });
     let mut encoded = Vec::new();
@@ -89,6 +90,33 @@ fn make(ground: &Ground, name: &str, task: &Task) -> Result<(PathBuf, PathBuf)> 
     let archive = folder.join("initramfs");
     std::fs::write(&archive, initramfs::initramfs_with(load::PROGRAM, &encoded))?;
     Ok((folder, archive))
+}
+
+/// The second disk, at its place in the machine.
+fn written() -> Mount {
+    Mount {
+        kind: MountKind::Volume,
+        source: "/dev/vdb".into(),
+        target: DISK.into(),
+        read_only: false,
+        size: 0,
+    }
+}
+
+/// The file that is the second disk.
+fn volume(ground: &Ground) -> Result<&Path> {
+    ground
+        .volume
+        .as_deref()
+        .map_err(|why| anyhow::anyhow!("{why}"))
+}
+
+fn has_disk(ground: &Ground) -> Result<String, String> {
+    ground.volume.clone().map(|_| DISK.to_owned())
+}
+
+fn own() -> (String, Medium) {
+    ("/".to_owned(), Medium::Memory)
 }
 
 fn remove(ground: &Ground, name: &str) -> Result<()> {
@@ -154,6 +182,14 @@ impl Contestant for Qemu {
         offers(feature, Ok(()))
     }
 
+    fn disk(&self, ground: &Ground) -> Result<String, String> {
+        has_disk(ground)
+    }
+
+    fn own(&self, _ground: &Ground) -> (String, Medium) {
+        own()
+    }
+
     fn launch(&self, ground: &Ground, task: &Task) -> Result<Launch> {
         let (folder, archive) = make(ground, self.name(), task)?;
         let drive = format!(
@@ -180,6 +216,12 @@ impl Contestant for Qemu {
             .word(archive)
             .words(["-append", WORDS, "-drive", &drive])
             .words(["-device", "virtio-blk-device,drive=root"]);
+        if task.disk {
+            let file = volume(ground)?.display();
+            let drive = format!("id=written,file={file},format=raw,if=none");
+            let device = "virtio-blk-device,drive=written";
+            start = start.words(["-drive", &drive, "-device", device]);
+        }
         if let Some(port) = task.port {
             let led = format!(
                 "user,id=net,hostfwd=tcp:127.0.0.1:{}-:{port}",
@@ -234,9 +276,17 @@ impl Contestant for Firecracker {
         offers(feature, Err(NO_NETWORK.into()))
     }
 
+    fn disk(&self, ground: &Ground) -> Result<String, String> {
+        has_disk(ground)
+    }
+
+    fn own(&self, _ground: &Ground) -> (String, Medium) {
+        own()
+    }
+
     fn launch(&self, ground: &Ground, task: &Task) -> Result<Launch> {
         let (folder, archive) = make(ground, self.name(), task)?;
-        let configuration = json!({
+        let mut configuration = json!({
             "boot-source": {
                 "kernel_image_path": kernel(ground)?,
                 "initrd_path": archive,
@@ -253,6 +303,18 @@ impl Contestant for Firecracker {
                 "mem_size_mib": ground.memory >> 20,
             },
         });
+        if task.disk
+            && let Some(drives) = configuration["drives"].as_array_mut()
+        {
+            // As durable as the others': by itself it passes no flush on.
+            drives.push(json!({
+                "drive_id": "written",
+                "path_on_host": volume(ground)?,
+                "is_root_device": false,
+                "is_read_only": false,
+                "cache_type": "Writeback",
+            }));
+        }
         let file = folder.join("config.json");
         std::fs::write(&file, configuration.to_string())?;
         Ok(Launch {
@@ -323,8 +385,20 @@ impl Contestant for CloudHypervisor {
         offers(feature, Err(NO_NETWORK.into()))
     }
 
+    fn disk(&self, ground: &Ground) -> Result<String, String> {
+        has_disk(ground)
+    }
+
+    fn own(&self, _ground: &Ground) -> (String, Medium) {
+        own()
+    }
+
     fn launch(&self, ground: &Ground, task: &Task) -> Result<Launch> {
         let (folder, archive) = make(ground, self.name(), task)?;
+        let written = match task.disk {
+            true => Some(format!("path={}", volume(ground)?.display())),
+            false => None,
+        };
         let start = Invocation::new(&self.program)
             .word("--kernel")
             .word(&self.kernel)
@@ -333,6 +407,7 @@ impl Contestant for CloudHypervisor {
             .words(["--cmdline", WORDS, "--serial", "tty", "--console", "off"])
             .word("--disk")
             .word(format!("path={},readonly=on", ground.disk.display()))
+            .words(written)
             .word("--memory")
             .word(format!("size={}M", ground.memory >> 20))
             .word("--cpus")

@@ -4,7 +4,7 @@
 //! takes writes. See [`Contestant`] for who calls this.
 
 use super::plain::host_service;
-use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask};
+use super::{Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Task, ask};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -188,8 +188,16 @@ fn configuration(ground: &Ground, task: &Task) -> Value {
         .iter()
         .map(|kind| json!({ "type": kind }))
         .collect();
+    let bind = task.disk.then(|| {
+        json!({
+            "destination": DISK,
+            "type": "bind",
+            "source": ground.written,
+            "options": ["rbind", "rw"],
+        })
+    });
     let mount = |target: &str, kind: &str, options: &[&str]| json!({ "destination": target, "type": kind, "source": kind, "options": options });
-    json!({
+    let mut configuration = json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
@@ -224,5 +232,9 @@ fn configuration(ground: &Ground, task: &Task) -> Value {
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
                 "/proc/sysrq-trigger"],
         },
-    })
+    });
+    if let Some(mounts) = configuration["mounts"].as_array_mut() {
+        mounts.extend(bind);
+    }
+    configuration
 }

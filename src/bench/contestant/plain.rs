@@ -2,7 +2,9 @@
 //! A process of the host, and one in bubblewrap's namespaces: what all others are held against.
 //! See [`Contestant`] for who calls this.
 
-use super::{Absent, Contestant, Feature, Ground, Invocation, Launch, Task, ask, in_path};
+use super::{
+    Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Medium, Task, ask, in_path,
+};
 use crate::bench::load;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -49,6 +51,21 @@ impl Contestant for Process {
 
     fn offers(&self, feature: Feature) -> Result<(), String> {
         no_detach(feature)
+    }
+
+    fn disk(&self, ground: &Ground) -> Result<String, String> {
+        match self.chroot {
+            Some(_) => Err("it sees nothing of the host's but the tree".into()),
+            None => Ok(ground.written.display().to_string()),
+        }
+    }
+
+    fn own(&self, ground: &Ground) -> (String, Medium) {
+        let own = match self.chroot {
+            Some(_) => "/".into(),
+            None => ground.tree.display().to_string(),
+        };
+        (own, Medium::Disk)
     }
 
     fn launch(&self, ground: &Ground, task: &Task) -> anyhow::Result<Launch> {
@@ -130,13 +147,14 @@ impl Contestant for Bubblewrap {
                 start = start.words(["--setenv", name, value]);
             }
         }
-        let start = start
+        start = start
             .word("--bind")
             .word(&ground.tree)
-            .words([
-                "/", "--proc", "/proc", "--dev", "/dev", "--chdir", &task.cwd, "--",
-            ])
-            .words(&task.argv);
+            .words(["/", "--proc", "/proc", "--dev", "/dev"]);
+        if task.disk {
+            start = start.word("--bind").word(&ground.written).word(DISK);
+        }
+        let start = start.words(["--chdir", &task.cwd, "--"]).words(&task.argv);
         Ok(Launch {
             start,
             service: host_service(task),

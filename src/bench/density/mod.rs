@@ -33,8 +33,12 @@ const STILL: f64 = 0.01;
 /// by itself: more than a container takes.
 const STEADY_LOOKS: u32 = 3;
 const STEADY: u64 = 2 << 20;
-const UNSTEADY: &str = "the host's memory moved by itself before the first instance, by more than \
-    2 MiB within 0.3 s: stop what else runs";
+const UNSTEADY: &str = "the host's memory moves by itself: by more than 2 MiB within 0.3 s before \
+    the first instance; stop what else runs";
+/// What is no more than may have moved by itself is no figure, and what is below zero is not one
+/// either: to keep only what is above would be to choose.
+const DROWNED: &str = "the host's memory moves by itself, by up to 2 MiB, and no more was missing \
+    with all instances; more of them tell";
 
 pub const UNIQUE: &str = "unique memory per instance";
 pub const SHARED: &str = "share of shared memory per instance";
@@ -76,13 +80,23 @@ impl Plan {
 }
 
 /// One look at so many instances.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Look {
     memory: Memory,
     files: u64,
-    /// What the host has less than before the first; below zero where others gave back more
-    /// meanwhile, which a zero would hide. None where others took and gave all the time.
-    less: Option<f64>,
+    /// What the host has less than before the first; or why that is not known.
+    less: Less,
+}
+
+type Less = Result<f64, &'static str>;
+
+/// Of a host that had so much before the first instance, and stood still then or did not.
+fn less(before: u64, after: u64, steady: bool) -> Less {
+    match before.checked_sub(after) {
+        _ if !steady => Err(UNSTEADY),
+        Some(less) if less > STEADY => Ok(less as f64),
+        _ => Err(DROWNED),
+    }
 }
 
 /// By instances and load; each look in a round.
@@ -102,6 +116,9 @@ pub fn measure(
 ) -> Vec<Series> {
     let mut all: Vec<Found> = field.players.iter().map(|_| Found::default()).collect();
     for round in 0..plan.rounds {
+        if session.supervisor.interrupted() {
+            break;
+        }
         let (study, number, most) = (STUDY, round + 1, plan.rounds);
         hear(Event::Round {
             study,
@@ -262,7 +279,7 @@ impl Climb<'_> {
         Ok(Look {
             memory,
             files: memory::page_cache(files),
-            less: steady.then_some(before as f64 - after as f64),
+            less: less(before, after, steady),
         })
     }
 
@@ -361,16 +378,7 @@ impl Found {
         for ((count, _), looks) in looks {
             let conditions = [("instances", &*count.to_string()), ("load", load)];
             for (metric, unit, value) in METRICS {
-                let sample = |(round, look): &(u32, Look)| {
-                    let (round, value) = (*round, value(look, f64::from(*count))?);
-                    Some(Sample { round, value })
-                };
-                let samples: Vec<Sample> = looks.iter().filter_map(sample).collect();
-                let lost = looks.len() - samples.len();
-                let outcome = Outcome::Measured {
-                    samples,
-                    failures: vec![UNSTEADY.to_owned(); lost],
-                };
+                let outcome = told(looks, *value, f64::from(*count));
                 all.push(series(contestant, metric, *unit, &conditions, outcome));
             }
         }
@@ -391,19 +399,38 @@ impl Found {
     }
 }
 
-type Value = fn(&Look, f64) -> Option<f64>;
+type Value = fn(&Look, f64) -> Result<f64, &'static str>;
+
+/// A metric of all looks at as many instances. One that drowned once is none in other rounds
+/// either: those in which it did not are those in which others took memory meanwhile.
+fn told(looks: &[(u32, Look)], value: Value, count: f64) -> Outcome {
+    let (mut samples, mut failures) = (Vec::new(), Vec::new());
+    for (round, look) in looks {
+        match value(look, count) {
+            Ok(value) => samples.push(Sample {
+                round: *round,
+                value,
+            }),
+            Err(why) => failures.push(why.to_owned()),
+        }
+    }
+    if failures.iter().any(|why| why == DROWNED) {
+        samples.clear();
+    }
+    Outcome::Measured { samples, failures }
+}
 
 const METRICS: &[(&str, Unit, Value)] = &[
     (UNIQUE, Unit::Bytes, |look, n| {
-        Some(look.memory.unique as f64 / n)
+        Ok(look.memory.unique as f64 / n)
     }),
     (SHARED, Unit::Bytes, |look, n| {
-        Some(look.memory.shared as f64 / n)
+        Ok(look.memory.shared as f64 / n)
     }),
-    (FILES, Unit::Bytes, |look, _| Some(look.files as f64)),
-    (HOST, Unit::Bytes, |look, n| Some(look.less? / n)),
+    (FILES, Unit::Bytes, |look, _| Ok(look.files as f64)),
+    (HOST, Unit::Bytes, |look, n| Ok(look.less? / n)),
     (PROCESSES, Unit::Count, |look, n| {
-        Some(look.memory.processes as f64 / n)
+        Ok(look.memory.processes as f64 / n)
     }),
 ];
 
@@ -440,6 +467,40 @@ mod tests {
         assert_eq!(steps(11), [1, 2, 4, 8, 11]);
         assert_eq!(steps(0), [1]);
         assert_eq!(steps(u16::MAX).last(), Some(&u16::MAX));
+    }
+
+    #[test]
+    fn what_moves_by_itself_is_no_figure() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(less(10 * MIB, 4 * MIB, true), Ok(6.0 * MIB as f64));
+        assert_eq!(less(10 * MIB, 4 * MIB, false), Err(UNSTEADY));
+        // Neither what the host might do by itself nor what it gave back is zero.
+        assert_eq!(less(10 * MIB, 8 * MIB, true), Err(DROWNED));
+        assert_eq!(less(10 * MIB, 12 * MIB, true), Err(DROWNED));
+    }
+
+    #[test]
+    fn rounds_in_which_there_was_a_figure_are_not_chosen() {
+        let look = |less| Look {
+            memory: Memory::default(),
+            files: 0,
+            less,
+        };
+        let of = |lesses: &[Less]| {
+            let looks: Vec<(u32, Look)> =
+                (0..).zip(lesses.iter().map(|less| look(*less))).collect();
+            let Outcome::Measured { samples, failures } =
+                told(&looks, |it, n| Ok(it.less? / n), 2.0)
+            else {
+                panic!("it is measured");
+            };
+            let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
+            (values, failures.len())
+        };
+        assert_eq!(of(&[Ok(4.0), Ok(6.0)]), (vec![2.0, 3.0], 0));
+        // What is not known for a reason that has nothing to do with the figure is left out.
+        assert_eq!(of(&[Ok(4.0), Err(UNSTEADY)]), (vec![2.0], 1));
+        assert_eq!(of(&[Ok(4.0), Err(DROWNED)]), (vec![], 1));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::bench::analysis::{Analysis, Curve, FEWEST, Group, Row, doubts};
 use crate::bench::figure::{Scale, command, figure, line, moment, times, visible};
 use crate::bench::model::{Results, Unit};
-use crate::bench::sentences::sentences;
+use crate::bench::sentences::{sentences, unsaid};
 use crate::bench::stats::Tail;
 use std::fmt::Write as _;
 
@@ -17,6 +17,9 @@ pub fn render(results: &Results) -> String {
         text.push_str("## What can be said\n\n");
         for sentence in told.iter().filter(|sentence| sentence.headline) {
             let _ = writeln!(text, "- {}", words(&sentence.text()));
+        }
+        if let Some(line) = unsaid(&told) {
+            let _ = writeln!(text, "- {}", escaped(&visible(&line)));
         }
         text.push('\n');
     }
@@ -153,6 +156,13 @@ fn curve(curve: &Curve<'_>) -> String {
 
 fn tail(results: &Results) -> String {
     let mut text = String::new();
+    if !results.machine.facts.is_empty() {
+        text.push_str("## This host\n\n");
+        for (what, value) in &results.machine.facts {
+            let _ = writeln!(text, "- {}: {}", words(what), words(value));
+        }
+        text.push('\n');
+    }
     if !results.cautions.is_empty() {
         text.push_str("## Cautions\n\n");
         for caution in &results.cautions {
@@ -176,8 +186,12 @@ fn tail(results: &Results) -> String {
 /// Words that nothing is taken for: neither HTML, nor a link, nor the end of a cell.
 #[must_use]
 pub fn words(text: &str) -> String {
+    escaped(&line(text))
+}
+
+fn escaped(text: &str) -> String {
     let mut safe = String::new();
-    for letter in line(text).chars() {
+    for letter in text.chars() {
         match letter {
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),

@@ -2,9 +2,9 @@
 //! Results on a terminal: a table a metric, the doubts below each, then what can be said.
 
 use crate::bench::analysis::{Analysis, Curve, FEWEST, Group, Row, doubts};
-use crate::bench::figure::{figure, line, times};
+use crate::bench::figure::{figure, line, times, visible};
 use crate::bench::model::{Better, Results};
-use crate::bench::sentences::{Verdict, sentences};
+use crate::bench::sentences::{Verdict, sentences, unsaid};
 use crate::bench::stats::Tail;
 use std::fmt::Write as _;
 
@@ -249,6 +249,9 @@ fn said(analysis: &Analysis<'_>, look: &Look) -> String {
         };
         let off = if colour.is_empty() { "" } else { look.off };
         let _ = writeln!(text, "{colour}{mark}{off} {}", line(&sentence.text()));
+    }
+    if let Some(told) = unsaid(&told) {
+        let _ = writeln!(text, "{}?{} {}", look.dim, look.off, visible(&told));
     }
     text.push('\n');
     text

@@ -86,6 +86,19 @@ fn a_table_tells_doubts_and_what_can_be_said() {
 }
 
 #[test]
+fn what_cannot_be_said_is_one_line_in_each_report() {
+    let names = ["husk", "runc", "crun", "podman"];
+    let series = names.map(|name| testing::series(name, "process exit", &[2.0, 3.0]));
+    let results = testing::bare(series.to_vec());
+    for format in [Format::Table, Format::Markdown, Format::Html] {
+        let text = render(&results, format);
+        let line = "Too few rounds for an interval (6 are needed), and nothing can be said of some";
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        assert!(!text.contains("Between husk"), "{text}");
+    }
+}
+
+#[test]
 fn formats_are_known_by_their_endings() {
     assert_eq!(Format::of(Path::new("a/b.html")), Some(Format::Html));
     assert_eq!(Format::of(Path::new("b.md")), Some(Format::Markdown));

@@ -6,22 +6,27 @@
 
 pub mod rows;
 
+mod places;
+
 pub use rows::{ROWS, Row, Told};
 
 use super::ask;
-use super::contestant::{Contestant, Feature, Invocation};
+use super::contestant::{Contestant, Feature, Ground, Invocation};
 use super::field::{Event, Field, Listener};
 use super::load;
 use super::model::{Better, Caution, Outcome, Sample, Series, Unit};
 use super::rounds::order;
 use super::session::{self, Session};
 use super::supervise::{self, GRACE};
+use places::Places;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Beyond the time asked for: a kernel that is interpreted needs a thousand times as long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What the program inside is told in place of a disk.
+const NO_DISK: &str = "-";
 /// How often an operator's wish for an end is looked for.
 const LOOK: Duration = Duration::from_millis(100);
 /// Clients of the row of many.
@@ -57,7 +62,16 @@ impl Plan {
     };
 }
 
-/// What was found of a metric of one contestant.
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    pub series: Vec<Series>,
+    pub cautions: Vec<Caution>,
+    /// Of the machine: which file systems there were.
+    pub facts: Vec<(String, String)>,
+}
+
+/// By the names of rows, and the metrics of those from outside; of one contestant.
 type Found = BTreeMap<&'static str, (Vec<Sample>, Vec<String>)>;
 
 /// As series call it.
@@ -69,16 +83,24 @@ pub fn measure(
     field: &Field,
     plan: Plan,
     hear: &mut Listener<'_>,
-) -> (Vec<Series>, Vec<Caution>) {
+) -> Findings {
     let program = load::PATH.trim_start_matches('/');
     if !session.ground.tree.join(program).is_file() {
         let why = "this image lacks the program that does the work: leave --image out";
-        let lacking = field.players.iter().flat_map(|it| absent(&**it, why));
-        return (lacking.collect(), Vec::new());
+        let players = field.players.iter();
+        return Findings {
+            series: players
+                .flat_map(|it| absent(&**it, session.ground, why))
+                .collect(),
+            ..Findings::default()
+        };
     }
     let mut found: Vec<Found> = field.players.iter().map(|_| Found::new()).collect();
-    let mut places: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();
+    let mut places = Places::of(session.ground);
     for round in 0..plan.rounds {
+        if session.supervisor.interrupted() {
+            break;
+        }
         let (study, number, most) = (STUDY, round + 1, plan.rounds);
         hear(Event::Round {
             study,
@@ -98,15 +120,17 @@ pub fn measure(
                 found: &mut found[which],
                 hear: &mut *hear,
             };
-            if let Some(place) = one.inside() {
-                places.entry(place).or_default().insert(contestant.name());
-            }
+            one.inside(&mut places);
             one.outside();
         }
     }
     let pairs = field.players.iter().zip(found);
-    let series = pairs.flat_map(|(contestant, found)| list(&**contestant, found));
-    (series.collect(), caution(&places).into_iter().collect())
+    let series = pairs.flat_map(|(it, found)| list(&**it, session.ground, found));
+    Findings {
+        series: series.collect(),
+        cautions: places.cautions(),
+        facts: places.facts(),
+    }
 }
 
 /// One contestant in one round.
@@ -120,14 +144,16 @@ struct One<'a, 'b> {
 }
 
 impl One<'_, '_> {
-    fn take(&mut self, metric: &'static str, figure: Result<f64, String>) {
+    /// A figure of a row, or of a metric from outside, by its name.
+    fn take(&mut self, name: &'static str, figure: Result<f64, String>) {
         // An end that the operator wants, or the clock of a quick run, is nobody's failure.
         if figure.is_err() && self.session.supervisor.interrupted() {
             return;
         }
-        let (samples, failures) = self.found.entry(metric).or_default();
+        let (samples, failures) = self.found.entry(name).or_default();
         match figure {
             Ok(value) => {
+                let metric = Row::named(name).map_or(name, |row| row.metric);
                 (self.hear)(Event::Sample(self.contestant.name(), metric, value));
                 let round = self.round;
                 samples.push(Sample { round, value });
@@ -139,38 +165,51 @@ impl One<'_, '_> {
         }
     }
 
-    /// What the program inside says; the file system it was on.
-    fn inside(&mut self) -> Option<String> {
-        if self.contestant.offers(Feature::Foreground).is_err() {
-            return None;
+    /// What the program inside says.
+    fn inside(&mut self, places: &mut Places) {
+        let (contestant, ground) = (self.contestant, self.session.ground);
+        if contestant.offers(Feature::Foreground).is_err() {
+            return;
         }
         let milliseconds = self.plan.each.as_millis().to_string();
-        let argv = [load::PATH, "work", &milliseconds, "/"];
+        let (own, medium) = contestant.own(ground);
+        let disk = contestant.disk(ground);
+        let given = disk.as_deref().unwrap_or(NO_DISK);
+        let argv = [load::PATH, "work", &milliseconds, &own, given];
         let rows = u32::try_from(ROWS.len()).unwrap_or(u32::MAX);
         // Making ready and finding the size of a batch take as long again, and more.
         let limit = self.plan.each * rows * 4 + PATIENCE;
-        let said = self.output(&argv, limit);
-        let told = match said.and_then(|said| rows::read(&said)) {
+        let said = self.output(&argv, disk.is_ok(), limit);
+        let mut told = match said.and_then(|said| rows::read(&said)) {
             Ok(told) => told,
             Err(why) => {
-                self.take(ROWS[0].metric, Err(why));
-                return None;
+                return self.take(ROWS[0].name, Err(why));
             }
         };
+        let elsewhere = places.note(contestant.name(), medium, &told).err();
         for row in ROWS {
+            if row.on.is_given() && disk.is_err() {
+                continue;
+            }
             let missing = || Err("the program inside did not tell of it".to_owned());
-            let figure = told.figures.get(row.name).cloned().unwrap_or_else(missing);
-            self.take(row.metric, figure);
+            let figure = told.figures.remove(row.name).unwrap_or_else(missing);
+            self.take(
+                row.name,
+                match (&elsewhere, row.on.is_given()) {
+                    (Some(why), true) => Err(why.clone()),
+                    _ => figure,
+                },
+            );
         }
-        told.place
     }
 
     /// Runs a command inside to its end: what it said.
-    fn output(&self, argv: &[&str], limit: Duration) -> Result<String, String> {
+    fn output(&self, argv: &[&str], disk: bool, limit: Duration) -> Result<String, String> {
         let (session, contestant) = (self.session, self.contestant);
         let supervisor = session.supervisor;
         let known: BTreeSet<i32> = supervisor.descendants().into_keys().collect();
-        let task = session.task(words(argv), None, false);
+        let mut task = session.task(words(argv), None, false);
+        task.disk = disk;
         let launch = contestant.launch(session.ground, &task);
         let launch = launch.map_err(|error| format!("{error:#}"))?;
         let told = self.listen(&launch.start, limit);
@@ -277,86 +316,65 @@ fn stream(address: SocketAddr, lasting: Duration) -> std::io::Result<f64> {
     Ok(bytes as f64 / start.elapsed().as_secs_f64())
 }
 
-fn absent(contestant: &dyn Contestant, why: &str) -> Vec<Series> {
-    let mut all = list(contestant, Found::new());
+fn absent(contestant: &dyn Contestant, ground: &Ground, why: &str) -> Vec<Series> {
+    let mut all = list(contestant, ground, Found::new());
     for series in &mut all {
         series.outcome = Outcome::NotOffered(why.to_owned());
     }
     all
 }
 
-fn list(contestant: &dyn Contestant, mut found: Found) -> Vec<Series> {
-    let inside = ROWS
-        .iter()
-        .map(|row| (row.metric, row.unit(), row.better()));
+fn list(contestant: &dyn Contestant, ground: &Ground, mut found: Found) -> Vec<Series> {
     let no_inside = contestant.offers(Feature::Foreground).err();
     let no_outside = contestant.offers(Feature::Service).err();
-    let inside = inside.map(|row| (row, &no_inside));
-    let outside = OUTSIDE.iter().map(|row| (*row, &no_outside));
-    inside
-        .chain(outside)
-        .map(|((metric, unit, better), lacks)| {
-            let (samples, failures) = found.remove(metric).unwrap_or_default();
-            Series {
-                study: STUDY.to_owned(),
-                contestant: contestant.name().to_owned(),
-                metric: metric.to_owned(),
-                unit,
-                better,
-                conditions: BTreeMap::new(),
-                outcome: match lacks {
-                    Some(why) => Outcome::NotOffered(why.clone()),
-                    None => Outcome::Measured { samples, failures },
-                },
-            }
-        })
-        .collect()
-}
-
-/// Files of two contestants that are on different file systems compare those.
-fn caution(places: &BTreeMap<String, BTreeSet<&'static str>>) -> Option<Caution> {
-    if places.len() < 2 {
-        return None;
+    let no_disk = contestant.disk(ground).err();
+    let mut one = |name, (metric, unit, better), conditions, lacks: Option<&String>| {
+        let (samples, failures) = found.remove(name).unwrap_or_default();
+        Series {
+            study: STUDY.to_owned(),
+            contestant: contestant.name().to_owned(),
+            metric: str::to_owned(metric),
+            unit,
+            better,
+            conditions,
+            outcome: match lacks {
+                Some(why) => Outcome::NotOffered(why.clone()),
+                None => Outcome::Measured { samples, failures },
+            },
+        }
+    };
+    let mut all = Vec::new();
+    for row in ROWS {
+        let lacks = match row.on.is_given() {
+            true => no_inside.as_ref().or(no_disk.as_ref()),
+            false => no_inside.as_ref(),
+        };
+        let conditions = places::conditions(row.on, contestant.own(ground).1);
+        let about = (row.metric, row.unit(), row.better());
+        all.push(one(row.name, about, conditions, lacks));
     }
-    let each = places.iter().map(|(place, names)| {
-        let names: Vec<&str> = names.iter().copied().collect();
-        format!("{} of {}", place, names.join(", "))
-    });
-    let each: Vec<String> = each.collect();
-    Some(Caution {
-        what: format!(
-            "the rows of files compare the file systems that contestants write to unless told \
-             otherwise: {}",
-            each.join("; ")
-        ),
-        hint: "give each a volume or a bind mount of one disk where files must last; what is in \
-               memory is quick, and gone at the end"
-            .to_owned(),
-    })
+    for &(metric, unit, better) in OUTSIDE {
+        let about = (metric, unit, better);
+        all.push(one(metric, about, BTreeMap::new(), no_outside.as_ref()));
+    }
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::contestant::Medium;
 
     #[test]
-    fn file_systems_that_differ_are_said() {
-        let mut places = BTreeMap::new();
-        assert_eq!(caution(&places), None);
-        places.insert("ext4".to_owned(), BTreeSet::from(["runc", "process"]));
-        assert_eq!(caution(&places), None);
-        places.insert("overlayfs".to_owned(), BTreeSet::from(["husk"]));
-        let told = caution(&places).unwrap().what;
-        assert!(
-            told.contains("ext4 of process, runc; overlayfs of husk"),
-            "{told}"
-        );
-    }
-
-    #[test]
-    fn every_metric_has_one_name() {
-        let rows = ROWS.iter().map(|row| row.metric);
-        let all: BTreeSet<&str> = rows.chain(OUTSIDE.iter().map(|row| row.0)).collect();
-        assert_eq!(all.len(), ROWS.len() + OUTSIDE.len());
+    fn every_row_has_a_name_and_no_two_are_told_as_one() {
+        let rows = || ROWS.iter();
+        let names: BTreeSet<&str> = rows().map(|row| row.name).collect();
+        assert_eq!(names.len(), ROWS.len());
+        for medium in [Medium::Disk, Medium::Memory] {
+            let told = rows().map(|row| (row.metric, places::conditions(row.on, medium)));
+            let outside = OUTSIDE.iter().map(|row| (row.0, BTreeMap::new()));
+            let all: BTreeSet<_> = told.chain(outside).collect();
+            assert_eq!(all.len(), ROWS.len() + OUTSIDE.len());
+        }
     }
 }

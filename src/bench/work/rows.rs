@@ -13,6 +13,29 @@ pub struct Row {
     /// Between which points: the program's own two readings of the clock, around a batch.
     pub metric: &'static str,
     amount: Amount,
+    /// Where its files are.
+    pub on: On,
+}
+
+/// Where the files of a row are. What differs in this is not compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// It has none.
+    Nothing,
+    /// Where the contestant writes to unless told otherwise.
+    Own,
+    /// What it is given of the host's disk.
+    Disk,
+    /// The same, past the page cache of whoever's kernel it is.
+    Direct,
+}
+
+impl On {
+    /// Whether it is for those only who are given a part of the host's disk.
+    #[must_use]
+    pub const fn is_given(self) -> bool {
+        matches!(self, Self::Disk | Self::Direct)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +56,19 @@ const fn row(name: &'static str, metric: &'static str, amount: Amount) -> Row {
         name,
         metric,
         amount,
+        on: On::Nothing,
     }
 }
+
+const fn on(on: On, mut row: Row) -> Row {
+    row.on = on;
+    row
+}
+
+const WRITE: &str = "file written, into the page cache";
+const READ: &str = "file read, from the page cache";
+const SYNC: &str = "4 KiB written and fdatasync";
+const DIRECT: &str = "file read past the page cache inside (O_DIRECT)";
 
 /// In the order in which they are done.
 pub const ROWS: &[Row] = &[
@@ -51,17 +85,13 @@ pub const ROWS: &[Row] = &[
         "byte to another process and back by pipes",
         Amount::Each,
     ),
-    row(
-        "file-write",
-        "file written, into the page cache",
-        Amount::Blocks,
-    ),
-    row(
-        "file-read",
-        "file read, from the page cache",
-        Amount::Blocks,
-    ),
-    row("file-sync", "4 KiB written and fdatasync", Amount::Each),
+    on(On::Own, row("file-write", WRITE, Amount::Blocks)),
+    on(On::Own, row("file-read", READ, Amount::Blocks)),
+    on(On::Own, row("file-sync", SYNC, Amount::Each)),
+    on(On::Disk, row("disk-write", WRITE, Amount::Blocks)),
+    on(On::Disk, row("disk-read", READ, Amount::Blocks)),
+    on(On::Direct, row("disk-direct", DIRECT, Amount::Blocks)),
+    on(On::Disk, row("disk-sync", SYNC, Amount::Each)),
     row(
         "tcp-turn",
         "byte there and back by TCP, inside",
@@ -114,8 +144,9 @@ impl Row {
 pub struct Told {
     /// By the row's name; or why there is no figure.
     pub figures: BTreeMap<&'static str, Result<f64, String>>,
-    /// The kind of file system its files were on.
+    /// The kinds of file systems its files were on: its own, and that of the disk it was given.
     pub place: Option<String>,
+    pub disk: Option<String>,
 }
 
 /// Longest output that is read: a row is less than a hundred bytes. Stops a guest that writes
@@ -132,6 +163,7 @@ pub fn read(output: &str) -> Result<Told, String> {
         match words[..] {
             ["done"] => done = true,
             ["place", kind] => told.place = Some(file_system(kind)),
+            ["disk", kind] => told.disk = Some(file_system(kind)),
             ["row", name, operations, took] => {
                 let Some(row) = Row::named(name) else {
                     continue;
@@ -167,7 +199,7 @@ fn unfinished(output: &str, rows: usize) -> String {
 }
 
 /// Names of the numbers of statfs(2) that are likely.
-fn file_system(kind: &str) -> String {
+pub fn file_system(kind: &str) -> String {
     match kind {
         "ef53" => "ext4",
         "1021994" => "tmpfs",
@@ -196,12 +228,13 @@ mod tests {
     #[test]
     fn rows_become_figures() {
         let told = read(
-            "[    0.1] a kernel speaks\r\nplace ef53\r\nrow cpu 1000 2000000\r\n\
+            "[    0.1] a kernel speaks\r\nplace ef53\r\ndisk 58465342\nrow cpu 1000 2000000\r\n\
              row memory-copy 2 1000000000\nrow fork 4 1000\nfault file-sync errno 30\n\
              row of-tomorrow 1 1\ndone\n",
         )
         .unwrap();
         assert_eq!(told.place.as_deref(), Some("ext4"));
+        assert_eq!(told.disk.as_deref(), Some("xfs"));
         let names: Vec<_> = told.figures.keys().copied().collect();
         assert_eq!(names, ["cpu", "file-sync", "fork", "memory-copy"]);
         assert_eq!(told.figures["cpu"], Ok(500_000.0));
@@ -241,7 +274,9 @@ mod tests {
         std::fs::write(&program, crate::bench::load::PROGRAM).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let mut command = std::process::Command::new(&program);
-        let output = command.args(["work", "2"]).arg(folder.path());
+        let disk = folder.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        let output = command.args(["work", "2"]).arg(folder.path()).arg(&disk);
         let output = output.output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let told = read(&text).expect(&text);
@@ -257,8 +292,19 @@ mod tests {
             );
         }
         assert_eq!(told.figures.len(), ROWS.len());
-        assert!(told.place.is_some());
-        // It leaves the folder as it found it.
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(told.place.is_some() && told.disk == told.place);
+        // It leaves the folders as it found them.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0);
+        // Without a disk there are no rows of one, and nothing else changes.
+        let output = std::process::Command::new(&program)
+            .args(["work", "0"])
+            .arg(folder.path())
+            .args(["-", "disk-sync", "file-sync"])
+            .output()
+            .unwrap();
+        let told = read(&String::from_utf8(output.stdout).unwrap()).unwrap();
+        let names: Vec<_> = told.figures.keys().copied().collect();
+        assert_eq!((names, told.disk), (vec!["file-sync"], None));
     }
 }

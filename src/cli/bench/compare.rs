@@ -82,6 +82,13 @@ pub fn execute(args: &CompareArgs, printer: &Printer) -> Result<ExitStatus, Fail
         Format::Markdown => printer.data(comparison.markdown(args.all).as_bytes())?,
         Format::Table => tell(&comparison, args.all, printer)?,
     }
+    // Nothing became worse only where something was compared.
+    if comparison.count(Verdict::Alone) == comparison.changes.len() {
+        let problem = Problem::new("there is no figure that both runs have");
+        return Err(Failure::from(problem.hint(
+            "compare runs of the same study, with the same contestants: --against names them",
+        )));
+    }
     Ok(match comparison.count(Verdict::Regression) {
         0 => ExitStatus::Success,
         _ => ExitStatus::UserError,

@@ -101,45 +101,7 @@ pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<Ex
     let (ground, what) = prepared.map_err(unusable)?;
     let session = Session::new(&supervisor, &ground, &what, request.limit());
     let mut live = Live::new(printer, request.quiet);
-    live.step("looking at this host");
-    let (mut machine, mut cautions, watch) = surroundings::begin(folder.path());
-    let mut results = Results {
-        format: FORMAT,
-        husk: env!("CARGO_PKG_VERSION").to_owned(),
-        began: now(),
-        ended: 0,
-        command: command(),
-        image: described(request, &session),
-        machine: machine.clone(),
-        cautions: Vec::new(),
-        contestants: Vec::new(),
-        series: Vec::new(),
-        waterfalls: Vec::new(),
-    };
-    let field = Field::gather(&session, request.against.as_deref(), &mut |event| {
-        live.hear(event)
-    });
-    results.contestants.clone_from(&field.roll);
-    for &study in studies {
-        if supervisor.is_told_to_end() || field.players.is_empty() {
-            break;
-        }
-        supervisor.allow(request.quick.then(|| study.quick()));
-        measure(study, request, (&session, &field), &mut results, &mut live);
-        if supervisor.interrupted() && !supervisor.is_told_to_end() {
-            results.cautions.push(cut_short(study));
-        }
-        supervisor.allow(None);
-    }
-    live.step("clearing up");
-    let nobody = field.players.is_empty();
-    cautions.extend(field.dismiss(&session));
-    watch.end(&mut machine, &mut cautions);
-    machine
-        .facts
-        .push(("cold page cache".into(), evict::METHOD.into()));
-    (results.machine, results.ended) = (machine, now());
-    results.cautions.extend(cautions);
+    let (results, nobody) = everything(request, studies, &session, &mut live);
     live.end();
     let interrupted = supervisor.is_told_to_end();
     // Its own signals again: whoever waits for the rest to be written may end that.
@@ -152,6 +114,56 @@ pub fn run(request: &Request, studies: &[Study], printer: &Printer) -> Result<Ex
         true => ExitStatus::Code(INTERRUPTED),
         false => ExitStatus::Success,
     })
+}
+
+/// Looks, gathers the field, measures and clears up: what was found, and whether nobody took
+/// part.
+fn everything(
+    request: &Request,
+    studies: &[Study],
+    session: &Session<'_>,
+    live: &mut Live,
+) -> (Results, bool) {
+    let supervisor = session.supervisor;
+    live.step("looking at this host");
+    let (machine, mut cautions, watch) = surroundings::begin(&session.ground.work);
+    let mut results = Results {
+        format: FORMAT,
+        husk: env!("CARGO_PKG_VERSION").to_owned(),
+        began: now(),
+        ended: 0,
+        command: command(),
+        image: described(request, session),
+        machine,
+        cautions: Vec::new(),
+        contestants: Vec::new(),
+        series: Vec::new(),
+        waterfalls: Vec::new(),
+    };
+    let field = Field::gather(session, request.against.as_deref(), &mut |event| {
+        live.hear(event)
+    });
+    results.contestants.clone_from(&field.roll);
+    for &study in studies {
+        if supervisor.is_told_to_end() || field.players.is_empty() {
+            break;
+        }
+        supervisor.allow(request.quick.then(|| study.quick()));
+        measure(study, request, (session, &field), &mut results, live);
+        if supervisor.interrupted() && !supervisor.is_told_to_end() {
+            results.cautions.push(cut_short(study));
+        }
+        supervisor.allow(None);
+    }
+    live.step("clearing up");
+    let nobody = field.players.is_empty();
+    cautions.extend(field.dismiss(session));
+    watch.end(&mut results.machine, &mut cautions);
+    let method = ("cold page cache".into(), evict::METHOD.into());
+    results.machine.facts.push(method);
+    results.ended = now();
+    results.cautions.extend(cautions);
+    (results, nobody)
 }
 
 fn measure(
@@ -171,8 +183,9 @@ fn measure(
             results.waterfalls.extend(found.waterfalls);
         }
         Study::Churn => {
+            // As many rounds as an interval needs, or as the time of a quick run allows.
             let (rounds, span) = match request.quick {
-                true => (1, Duration::from_millis(300)),
+                true => (6, Duration::from_millis(60)),
                 false => (5, Duration::from_secs(3)),
             };
             let mut churn =
@@ -204,10 +217,10 @@ fn measure(
                 false => work::Plan::FULL,
             };
             plan.rounds = request.rounds.unwrap_or(plan.rounds);
-            let (series, cautions) =
-                work::measure(session, field, plan, &mut |event| live.hear(event));
-            results.series.extend(series);
-            results.cautions.extend(cautions);
+            let found = work::measure(session, field, plan, &mut |event| live.hear(event));
+            results.series.extend(found.series);
+            results.cautions.extend(found.cautions);
+            results.machine.facts.extend(found.facts);
         }
         Study::Lab => {
             live.step("start: the same in the lab, which takes minutes");

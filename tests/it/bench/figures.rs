@@ -19,14 +19,16 @@ impl Found {
         command.env_remove("HUSK_CACHE_DIR");
         let outcome = finish(&mut command);
         assert_eq!(outcome.code, 0, "{outcome:?}");
-        Self(serde_json::from_str(&outcome.stdout).expect("results are JSON"))
+        Self(serde_json::from_str(&outcome.stdout).expect("JSON"))
     }
 
     /// Who is to be looked at: without a kernel in that cache, as in the lab, no machine.
     fn players(&self) -> Vec<&'static str> {
         let all = self.0["contestants"].as_array().expect("a list");
-        let husk = all.iter().find(|one| one["name"] == "husk");
-        let husk = husk.expect("husk is always asked");
+        let husk = all
+            .iter()
+            .find(|one| one["name"] == "husk")
+            .expect("it is always asked");
         match husk["absent"].as_str() {
             None => vec!["process", "husk"],
             Some(why) => {
@@ -52,7 +54,7 @@ impl Found {
         let measured = all.iter().filter(matches).flat_map(|series| {
             let measured = &series["outcome"]["measured"];
             assert_eq!(measured["failures"], serde_json::json!([]), "{series}");
-            measured["samples"].as_array().cloned().expect("a list")
+            measured["samples"].as_array().expect("a list").clone()
         });
         measured
             .map(|sample| sample["value"].as_f64().expect("a number"))
@@ -65,14 +67,19 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
     let Some(host) = Daily::find() else { return };
     let found = Found::of(&host, &["work", "--quick", "--rounds", "2"]);
     for contestant in found.players() {
-        let metrics: BTreeSet<String> = found
+        let metrics: BTreeSet<(String, Option<String>)> = found
             .series(contestant)
             .iter()
-            .map(|series| series["metric"].as_str().unwrap().to_owned())
+            .map(|series| {
+                let place = series["conditions"]["in"].as_str();
+                let metric = series["metric"].as_str().expect("a text");
+                (metric.to_owned(), place.map(str::to_owned))
+            })
             .collect();
-        assert_eq!(metrics.len(), 18, "{metrics:?}");
-        for metric in metrics {
-            let values = found.values(contestant, &metric, None);
+        assert_eq!(metrics.len(), 22, "{metrics:?}");
+        for (metric, place) in metrics {
+            let place = place.as_deref().map(|place| ("in", place));
+            let values = found.values(contestant, &metric, place);
             assert_eq!(values.len(), 2, "{contestant} {metric}");
             assert!(
                 values.iter().all(|value| *value > 0.0),
@@ -80,6 +87,11 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
             );
         }
     }
+    // Which file systems there were is said of each place.
+    let facts = found.0["machine"]["facts"].as_array().expect("a list");
+    let files = facts.iter().filter_map(|fact| fact[0].as_str());
+    let files = files.filter(|name| name.starts_with("files in ")).count();
+    assert_eq!(files, found.players().len() + 1, "{facts:?}");
     let calls = |who| found.values(who, "system call (getppid)", None)[0];
     // Of nanoseconds: no processor makes one in less than ten, none takes a second.
     assert!(calls("process") > 10.0 && calls("process") < 1e9);

@@ -85,6 +85,25 @@ fn a_regression_is_an_exit_code() {
 }
 
 #[test]
+fn runs_that_have_nothing_in_common_are_no_good_news() {
+    let files = Files::new();
+    let before = files.put("before.json", results(1e7));
+    let mut other = results(1e7);
+    other["series"][0]["study"] = json!("churn");
+    let other = files.put("other.json", other);
+    let outcome = run(&["bench", "compare", &before, &other]);
+    is(&outcome, 1, "2 in one run only");
+    is(&outcome, 1, "husk: there is no figure that both runs have");
+    // Some of it is enough to be compared.
+    let mut both = results(1e7);
+    let mut more = both["series"][0].clone();
+    more["metric"] = json!("another");
+    both["series"].as_array_mut().expect("a list").push(more);
+    let both = files.put("both.json", both);
+    is(&run(&["bench", "compare", &before, &both]), 0, "1 the same");
+}
+
+#[test]
 fn what_is_no_results_is_told_and_refused() {
     let files = Files::new();
     let good = files.put("good.json", results(1e7));

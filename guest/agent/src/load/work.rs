@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the same work costs wherever this program is: `work MILLISECONDS FOLDER [ROW]…` does each
-//! row for about so long and says `row NAME OPERATIONS NANOSECONDS`, the median of its batches;
-//! `fault NAME WHY` for one that cannot be had here, `place NUMBER` for the kind of file system
-//! of the folder, and `done` at the end. One thread; partners are processes.
+//! What the same work costs wherever this program is: `work MILLISECONDS FOLDER DISK [ROW]…` does
+//! each row for about so long and says `row NAME OPERATIONS NANOSECONDS`, the median of its
+//! batches; `fault NAME WHY` for one that cannot be had here, and `done` at the end. The rows
+//! `file-*` are of files in FOLDER, and `disk-*` of files in DISK, unless that is `-`; `place
+//! NUMBER` and `disk NUMBER` tell the kinds of their file systems. One thread; partners are
+//! processes.
 //!
 //! A row is done in batches, as many operations each as take a twentieth of its time, so that
 //! one program serves a native kernel and an interpreted one that is a thousand times slower.
@@ -51,6 +53,10 @@ const ROWS: &[Row] = &[
     row("file-write", 1 << 12, file_write),
     row("file-read", 1 << 12, file_read),
     row("file-sync", 1 << 12, file_sync),
+    row("disk-write", 1 << 12, file_write),
+    row("disk-read", 1 << 12, file_read),
+    row("disk-direct", 1 << 12, file_direct),
+    row("disk-sync", 1 << 12, file_sync),
     row("tcp-turn", 1 << 16, tcp_turn),
     row("tcp-stream", 1 << 12, tcp_stream),
     row("http", 1 << 14, http),
@@ -66,12 +72,23 @@ const MOST_PAGES: u64 = 4096;
 const BLOCK: usize = 1 << 20;
 /// What the rows of memory go through: more than most processors have of cache for one.
 const MEMORY: usize = 48 << 20;
-/// What the rows of files go through.
+/// What the rows of files go through: those of the page cache, and those that wait for a disk,
+/// which has to take it all first.
 const FILE: u64 = 32 << 20;
-/// What is made durable at once.
+const DURABLE: u64 = 8 << 20;
+/// What is made durable at once; what O_DIRECT wants a buffer to be aligned to, and more.
 const PAGE: usize = 4096;
+/// Beginning of the names of rows that are done in the second folder; and what it is called
+/// where there is none.
+const ON_DISK: &str = "disk-";
+const NO_DISK: &CStr = c"-";
 
-pub fn run(milliseconds: &CStr, folder: &CStr, rows: &[CString]) -> Result<(), Trouble> {
+pub fn run(
+    milliseconds: &CStr,
+    folder: &CStr,
+    disk: &CStr,
+    rows: &[CString],
+) -> Result<(), Trouble> {
     let number = milliseconds
         .to_str()
         .ok()
@@ -89,22 +106,36 @@ pub fn run(milliseconds: &CStr, folder: &CStr, rows: &[CString]) -> Result<(), T
             ));
         }
     }
-    let opened = sys::open(folder, libc::O_RDONLY, 0);
-    let opened = opened.map_err(|errno| Trouble::at(folder.to_bytes(), errno))?;
-    if let Ok(kind) = sys::file_system(&opened) {
-        say(&format!("place {kind:x}"))?;
+    tell_kind("place", folder)?;
+    if disk != NO_DISK {
+        tell_kind("disk", disk)?;
     }
     for row in ROWS {
         let named = |name: &CString| name.to_bytes() == row.name.as_bytes();
         if !rows.is_empty() && !rows.iter().any(named) {
             continue;
         }
+        let folder = match row.name.starts_with(ON_DISK) {
+            true if disk == NO_DISK => continue,
+            true => disk,
+            false => folder,
+        };
         say(&match one(row, folder, budget) {
             Ok((operations, took)) => format!("row {} {operations} {took}", row.name),
             Err(errno) => format!("fault {} errno {}", row.name, errno.0),
         })?;
     }
     say("done")
+}
+
+/// The kind of file system that a folder is on.
+fn tell_kind(name: &str, folder: &CStr) -> Result<(), Trouble> {
+    let opened = sys::open(folder, libc::O_RDONLY, 0);
+    let opened = opened.map_err(|errno| Trouble::at(folder.to_bytes(), errno))?;
+    match sys::file_system(&opened) {
+        Ok(kind) => say(&format!("{name} {kind:x}")),
+        Err(_) => Ok(()),
+    }
 }
 
 fn say(line: &str) -> Result<(), Trouble> {
@@ -326,24 +357,45 @@ fn pipe(_: &CStr) -> Result<Batch, Errno> {
 
 /// A file of its own in the folder; its name is gone before it is used.
 fn file(folder: &CStr) -> Result<Fd, Errno> {
+    created(folder, 0, FILE).map(|(file, _)| file)
+}
+
+/// As `file`, and on the disk with all its blocks.
+fn durable(folder: &CStr, again: c_int) -> Result<(Fd, Option<Fd>), Errno> {
+    let both = created(folder, again, DURABLE)?;
+    sys::make_durable(&both.0)?;
+    Ok(both)
+}
+
+/// The file, and where `again` are flags, the same once more with these.
+fn created(folder: &CStr, again: c_int, length: u64) -> Result<(Fd, Option<Fd>), Errno> {
     let path = [folder.to_bytes(), b"/.husk-work"].concat();
     let path = sys::c_string(&path);
     let flags = libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
     let file = sys::open(&path, flags, 0o600)?;
+    let second = match again {
+        0 => Ok(None),
+        again => sys::open(&path, libc::O_RDONLY | again, 0).map(Some),
+    };
     sys::unlink(&path)?;
+    let second = second?;
     let block = vec![1u8; BLOCK];
-    for at in (0..FILE).step_by(BLOCK) {
+    for at in (0..length).step_by(BLOCK) {
         sys::write_at(&file, &block, at)?;
     }
-    sys::make_durable(&file)?;
-    Ok(file)
+    Ok((file, second))
 }
 
-fn moves(mut one: impl FnMut(u64) -> Result<usize, Errno> + 'static, bytes: usize) -> Batch {
+/// So many bytes each time, round and round in a file of this length.
+fn moves(
+    mut one: impl FnMut(u64) -> Result<usize, Errno> + 'static,
+    bytes: usize,
+    length: u64,
+) -> Batch {
     let mut next = 0;
     timed(move || {
         let moved = one(next)?;
-        next = (next + bytes as u64) % FILE;
+        next = (next + bytes as u64) % length;
         match moved == bytes {
             true => Ok(()),
             false => Err(errno(libc::EIO)),
@@ -354,23 +406,38 @@ fn moves(mut one: impl FnMut(u64) -> Result<usize, Errno> + 'static, bytes: usiz
 /// Through the page cache, as programs do; what is written is not waited for.
 fn file_write(folder: &CStr) -> Result<Batch, Errno> {
     let (file, block) = (file(folder)?, vec![3u8; BLOCK]);
-    Ok(moves(move |at| sys::write_at(&file, &block, at), BLOCK))
+    let one = move |at| sys::write_at(&file, &block, at);
+    Ok(moves(one, BLOCK, FILE))
 }
 
 /// From the page cache.
 fn file_read(folder: &CStr) -> Result<Batch, Errno> {
     let (file, mut block) = (file(folder)?, vec![0u8; BLOCK]);
-    Ok(moves(move |at| sys::read_at(&file, &mut block, at), BLOCK))
+    let one = move |at| sys::read_at(&file, &mut block, at);
+    Ok(moves(one, BLOCK, FILE))
+}
+
+/// Past the page cache of this kernel (open(2), O_DIRECT).
+fn file_direct(folder: &CStr) -> Result<Batch, Errno> {
+    let (_, direct) = durable(folder, libc::O_DIRECT)?;
+    let direct = direct.ok_or(errno(libc::EINVAL))?;
+    let mut space = vec![0u8; BLOCK + PAGE];
+    let start = space.as_ptr().align_offset(PAGE);
+    let one = move |at| {
+        let block = space.get_mut(start..).and_then(|it| it.get_mut(..BLOCK));
+        sys::read_at(&direct, block.unwrap_or_default(), at)
+    };
+    Ok(moves(one, BLOCK, DURABLE))
 }
 
 fn file_sync(folder: &CStr) -> Result<Batch, Errno> {
-    let (file, page) = (file(folder)?, vec![4u8; PAGE]);
+    let ((file, _), page) = (durable(folder, 0)?, vec![4u8; PAGE]);
     let one = move |at| {
         let written = sys::write_at(&file, &page, at)?;
         sys::make_durable(&file)?;
         Ok(written)
     };
-    Ok(moves(one, PAGE))
+    Ok(moves(one, PAGE, DURABLE))
 }
 
 /// A connection to a partner over loopback; the partner's end is what `work` is given.

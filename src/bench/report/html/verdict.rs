@@ -4,7 +4,7 @@
 use super::STUDIES;
 use super::markup::Markup;
 use crate::bench::analysis::Analysis;
-use crate::bench::sentences::{Sentence, Verdict, sentences};
+use crate::bench::sentences::{Sentence, Verdict, sentences, unsaid};
 
 pub fn draw(analysis: &Analysis<'_>, page: &mut Markup) {
     let told = sentences(analysis);
@@ -28,7 +28,11 @@ pub fn draw(analysis: &Analysis<'_>, page: &mut Markup) {
         page.close("div");
     }
     page.close("div");
-    let others = || told.iter().filter(|one| !one.headline);
+    if let Some(line) = unsaid(&told) {
+        page.element("p", "lede", &line);
+    }
+    let is_other = |one: &&Sentence| !one.headline && one.verdict != Verdict::Unknown;
+    let others = || told.iter().filter(is_other);
     let count = others().count();
     if count > 0 {
         page.open("details", "")
