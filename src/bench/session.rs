@@ -7,12 +7,12 @@ use super::supervise::{Child, Found, GRACE, Supervisor};
 use super::timing::{self, Failed, Goal, Marks};
 use crate::sys::clock;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long something may take to end once it was told to.
-const TERM: Duration = Duration::from_secs(2);
+/// How long something may take to end once it was told to: an engine finishes what it is at.
+const TERM: Duration = Duration::from_secs(5);
 
 /// What is run in every contestant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Service {
     pub argv: Vec<String>,
     /// Where it listens; of none it is told, as its last word.
     pub port: Option<u16>,
+    /// What it is asked for.
+    pub path: String,
 }
 
 /// One benchmark's means.
@@ -103,6 +105,11 @@ impl<'a> Session<'a> {
         Some(task)
     }
 
+    /// What the service is asked for.
+    pub fn path(&self) -> &str {
+        self.work.service.as_ref().map_or("/", |it| &it.path)
+    }
+
     /// Runs a command to its end, in the foreground, and clears up after it.
     pub fn once(
         &self,
@@ -121,6 +128,7 @@ impl<'a> Session<'a> {
         let known: BTreeSet<i32> = self.supervisor.descendants().into_keys().collect();
         let goal = Goal::Answer {
             detached: task.detached,
+            path: self.path().to_owned(),
         };
         match self.start(contestant, task, &goal, known) {
             (Some(running), None) => Ok(running),
@@ -185,6 +193,15 @@ impl<'a> Session<'a> {
             Ok(launch) => launch,
             Err(error) => return (None, Some(Failed::Spawn(format!("{error:#}")))),
         };
+        if let Some(address) = launch
+            .service
+            .filter(|_| matches!(goal, Goal::Answer { .. }))
+            && is_taken(address)
+        {
+            let _ = clear(&launch);
+            let what = format!("{address} is somebody else's, who would answer in its place");
+            return (None, Some(Failed::Spawn(what)));
+        }
         let (child, marks) = timing::observe(self.supervisor, &launch, goal, self.limit);
         let (marks, failed) = match marks {
             Ok(marks) => (marks, None),
@@ -230,8 +247,10 @@ impl<'a> Session<'a> {
             }
             let ended = |child: &mut Child| !matches!(self.supervisor.ended(child), Ok(None));
             if !ended(child) {
-                let group = nix::unistd::Pid::from_raw(child.pid);
-                let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGTERM);
+                // It alone: an engine whose helpers were ended with it could not take back what
+                // they had begun, such as a network namespace.
+                let leader = nix::unistd::Pid::from_raw(child.pid);
+                let _ = nix::sys::signal::kill(leader, nix::sys::signal::SIGTERM);
                 let until = Instant::now() + TERM;
                 while !ended(child) && Instant::now() < until {
                     let _ = super::supervise::wait(&mut [child.exit_fd()], TERM);
@@ -242,13 +261,7 @@ impl<'a> Session<'a> {
         for remove in running.launch.remove.iter().filter(|_| !over) {
             result = result.and(self.tidy(remove));
         }
-        for folder in &running.launch.folders {
-            let removed = std::fs::remove_dir_all(folder);
-            result = result.and(
-                removed.map_err(|error| format!("{} cannot be removed: {error}", folder.display())),
-            );
-        }
-        result
+        result.and(clear(&running.launch))
     }
 
     fn tidy(&self, invocation: &Invocation) -> Result<(), String> {
@@ -268,6 +281,23 @@ impl<'a> Session<'a> {
             Err(error) => Err(format!("`{}`: {error}", words.join(" "))),
         }
     }
+}
+
+/// Removes what a start has for itself.
+fn clear(launch: &Launch) -> Result<(), String> {
+    let mut result = Ok(());
+    for folder in &launch.folders {
+        let removed = std::fs::remove_dir_all(folder);
+        let told = |error| format!("{} cannot be removed: {error}", folder.display());
+        result = result.and(removed.map_err(told));
+    }
+    result
+}
+
+/// Whether somebody listens there before the service does: whoever is asked then is not it.
+fn is_taken(address: SocketAddr) -> bool {
+    let in_use = |error: std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+    TcpListener::bind(address).is_err_and(in_use)
 }
 
 /// Those who should have gone.

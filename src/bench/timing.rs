@@ -49,8 +49,9 @@ const STATUS: usize = 12;
 pub enum Goal {
     /// The end of a command in the foreground, which says this; anything, if nothing is said.
     Exit(Option<&'static str>),
-    /// That the service answers; of a start that returns, that it has returned, too.
-    Answer { detached: bool },
+    /// That the service answers a request for `path`; of a start that returns, that it has
+    /// returned, too.
+    Answer { detached: bool, path: String },
 }
 
 /// The moments of one start, in nanoseconds since it began.
@@ -110,7 +111,10 @@ pub fn observe(
     goal: &Goal,
     limit: Duration,
 ) -> (Option<Child>, Result<Marks, Failed>) {
-    let listen = matches!(goal, Goal::Exit(_));
+    let (listen, path) = match goal {
+        Goal::Exit(_) => (true, "/"),
+        Goal::Answer { path, .. } => (false, &**path),
+    };
     let mut child = match supervisor.spawn(&launch.start, listen) {
         Ok(child) => child,
         Err(error) => return (None, Err(Failed::Spawn(error.to_string()))),
@@ -121,7 +125,10 @@ pub fn observe(
         limit,
         marks: Marks::default(),
         said: Vec::new(),
-        asker: launch.service.filter(|_| !listen).map(Asker::new),
+        asker: launch
+            .service
+            .filter(|_| !listen)
+            .map(|address| Asker::new(address, path)),
     };
     let marks = watch.until_done(&mut child).map(|()| watch.marks);
     (Some(child), marks)
@@ -202,7 +209,7 @@ impl Watch<'_> {
                     false => Err(Failed::Garbage(excerpt(&self.said))),
                 }
             }
-            (Some(0), Goal::Answer { detached: true }) => {
+            (Some(0), Goal::Answer { detached: true, .. }) => {
                 self.marks.returned.get_or_insert(now);
                 Ok(())
             }
@@ -210,8 +217,10 @@ impl Watch<'_> {
                 code,
                 when: match goal {
                     Goal::Exit(_) => "",
-                    Goal::Answer { detached: false } => " before it answered",
-                    Goal::Answer { detached: true } => " in place of going on in the background",
+                    Goal::Answer { detached, .. } => match detached {
+                        false => " before it answered",
+                        true => " in place of going on in the background",
+                    },
                 },
                 complaint: complaint(child),
             }),
@@ -221,7 +230,7 @@ impl Watch<'_> {
     fn done(&self) -> bool {
         match self.goal {
             Goal::Exit(_) => self.marks.exited.is_some(),
-            Goal::Answer { detached } => {
+            Goal::Answer { detached, .. } => {
                 self.marks.answered.is_some() && (!detached || self.marks.returned.is_some())
             }
         }
@@ -267,6 +276,7 @@ fn excerpt(said: &[u8]) -> String {
 /// Asks a service until it answers.
 struct Asker {
     address: SocketAddr,
+    request: Vec<u8>,
     connections: VecDeque<Connection>,
     /// When, in nanoseconds since the start, the last connection was begun.
     asked: Option<u64>,
@@ -282,9 +292,12 @@ struct Connection {
 }
 
 impl Asker {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, path: &str) -> Self {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         Self {
             address,
+            request: request.into_bytes(),
             connections: VecDeque::new(),
             asked: None,
             refused: true,
@@ -334,8 +347,9 @@ impl Asker {
     fn hear(&mut self) -> bool {
         let mut done = false;
         let (last, refused) = (&mut self.last, &mut self.refused);
+        let request = &self.request;
         self.connections
-            .retain_mut(|connection| match connection.go_on() {
+            .retain_mut(|connection| match connection.go_on(request) {
                 Step::Wait => true,
                 Step::Gone => {
                     *refused = true;
@@ -362,11 +376,10 @@ enum Step {
 }
 
 impl Connection {
-    fn go_on(&mut self) -> Step {
+    fn go_on(&mut self, request: &[u8]) -> Step {
         use std::io::ErrorKind::{Interrupted, NotConnected, WouldBlock};
-        const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         if !self.sent {
-            match self.stream.write(REQUEST) {
+            match self.stream.write(request) {
                 Ok(_) => self.sent = true,
                 Err(error) if matches!(error.kind(), WouldBlock | NotConnected | Interrupted) => {
                     return Step::Wait;
