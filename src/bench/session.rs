@@ -8,7 +8,7 @@ use super::timing::{self, Failed, Goal, Marks};
 use crate::sys::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long something may take to end once it was told to: an engine finishes what it is at.
@@ -312,10 +312,60 @@ pub fn left_behind(left: &[Found]) -> String {
     )
 }
 
-/// A port of the host's that nobody had a moment ago.
+/// A port of the host's that nobody had a moment ago, and that the kernel gives to nobody who
+/// asks for any: one of those could be had meanwhile, by who asks for the service itself even,
+/// and a socket that is connected to itself answers.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener
-        .and_then(|it| it.local_addr())
-        .map_or(0, |it| it.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let given = text.unwrap_or_default();
+    let given = given.split_whitespace().next();
+    let end: u32 = given
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(LAST_PORT);
+    let count = end.min(LAST_PORT).saturating_sub(FIRST_PORT);
+    let bound = |port: u16| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+        Some(listener.local_addr().ok()?.port())
+    };
+    // Two benchmarks begin at different places.
+    let seed = std::process::id().wrapping_mul(PACE);
+    let found = (0..count.min(MOST_TRIED)).find_map(|_| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(seed);
+        bound(u16::try_from(FIRST_PORT + number % count).ok()?)
+    });
+    found.or_else(|| bound(0)).unwrap_or(0)
+}
+
+/// Ports that are neither well known nor, mostly, given to who asks for any.
+const FIRST_PORT: u32 = 12_000;
+const LAST_PORT: u32 = 32_768;
+/// How far apart benchmarks that follow each other begin.
+const PACE: u32 = 251;
+/// How many ports may be somebody's before any will do.
+const MOST_TRIED: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_none_that_a_connection_comes_from() {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let low: u32 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let ports: BTreeSet<u16> = (0..50).map(|_| free_port()).collect();
+        assert_eq!(ports.len(), 50);
+        if low > FIRST_PORT + 50 {
+            assert!(ports.iter().all(|&port| u32::from(port) < low), "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_somebody_listens_at_is_taken() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(is_taken(address));
+        drop(listener);
+        assert!(!is_taken(address));
+    }
 }

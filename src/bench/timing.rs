@@ -18,7 +18,8 @@ use super::supervise::{self, Child, MOST_OUTPUT, Supervisor};
 use crate::sys::clock;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, connect, socket,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, connect, getsockname,
+    socket,
 };
 use std::collections::VecDeque;
 use std::fs::File;
@@ -412,7 +413,18 @@ fn begin(address: SocketAddr) -> Option<File> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Stream, flags, None).ok()?;
     match connect(fd.as_raw_fd(), &*to) {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => Some(File::from(fd)),
-        Err(_) => None,
+        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
+        Err(_) => return None,
     }
+    // Where nobody listens yet, and the kernel chose the same port to come from: it is connected
+    // to itself, and would hear its own question (RFC 9293, simultaneous open).
+    let own = match address {
+        SocketAddr::V4(_) => getsockname::<SockaddrIn>(fd.as_raw_fd())
+            .ok()
+            .map(|it| SocketAddr::V4(it.into())),
+        SocketAddr::V6(_) => getsockname::<SockaddrIn6>(fd.as_raw_fd())
+            .ok()
+            .map(|it| SocketAddr::V6(it.into())),
+    };
+    (own != Some(address)).then(|| File::from(fd))
 }
