@@ -257,8 +257,22 @@ impl Watch<'_> {
 fn complaint(child: &Child) -> String {
     match child.complaint() {
         text if text.is_empty() => text,
-        text => format!(": {text}"),
+        text => format!(": {}", shortened(&text)),
     }
+}
+
+/// Its beginning, which mostly is the reason, and its end, which else is it. A monitor may say
+/// all its registers.
+fn shortened(text: &str) -> String {
+    const BEGINNING: usize = 160;
+    const END: usize = 80;
+    let count = text.chars().count();
+    if count <= BEGINNING + END {
+        return text.to_owned();
+    }
+    let beginning: String = text.chars().take(BEGINNING).collect();
+    let end: String = text.chars().skip(count - END).collect();
+    format!("{beginning} … {end}")
 }
 
 /// A console of a machine ends lines in its own way.
@@ -427,4 +441,33 @@ fn begin(address: SocketAddr) -> Option<File> {
             .map(|it| SocketAddr::V6(it.into())),
     };
     (own != Some(address)).then(|| File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_complaint_keeps_both_its_ends() {
+        assert_eq!(shortened("short"), "short");
+        let long = format!("begin{}end", "ä".repeat(5000));
+        let told = shortened(&long);
+        assert!(told.starts_with("begin") && told.ends_with("end"), "{told}");
+        assert!(told.chars().count() < 250 && told.contains(" … "));
+    }
+
+    #[test]
+    fn nobody_is_asked_by_a_connection_to_itself() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(begin(address).is_some());
+        drop(listener);
+        // The kernel comes to choose the port itself, of a few ten thousand.
+        for _ in 0..200_000 {
+            if let Some(stream) = begin(address) {
+                let own = getsockname::<SockaddrIn>(stream.as_fd().as_raw_fd()).unwrap();
+                assert_ne!(SocketAddr::V4(own.into()), address);
+            }
+        }
+    }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// Room of a contestant's name, and of a figure.
 const NAME: usize = 18;
-const COLUMN: usize = 12;
+const COLUMN: usize = 14;
 /// How often what takes minutes is drawn.
 const TICK: Duration = Duration::from_secs(1);
 /// Of a terminal that does not say how wide it is.
@@ -269,17 +269,17 @@ mod tests {
         let columns = table.columns(80);
         assert_eq!(
             Table::title(&columns),
-            "                    first byte        exit    HTTP 200"
+            "                      first byte          exit      HTTP 200"
         );
         assert_eq!(
             table.line("husk", &columns),
-            "  husk                 2.00 ms                 3.00 ms"
+            "  husk                   2.00 ms                     3.00 ms"
         );
         assert_eq!(
             table.line("runc", &columns).trim_end(),
-            "  runc                              4.00 s"
+            "  runc                                  4.00 s"
         );
-        for width in [0, 20, 40, 53] {
+        for width in [0, 20, 40, 59] {
             let columns = table.columns(width);
             assert!(Table::title(&columns).len() <= width.max(NAME + COLUMN));
             assert_eq!(columns.last().unwrap(), timing::ANSWERED);
