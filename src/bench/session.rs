@@ -247,10 +247,14 @@ impl<'a> Session<'a> {
             }
             let ended = |child: &mut Child| !matches!(self.supervisor.ended(child), Ok(None));
             if !ended(child) {
-                // It alone: an engine whose helpers were ended with it could not take back what
-                // they had begun, such as a network namespace.
                 let leader = nix::unistd::Pid::from_raw(child.pid);
-                let _ = nix::sys::signal::kill(leader, nix::sys::signal::SIGTERM);
+                let term = nix::sys::signal::SIGTERM;
+                let _ = match running.launch.remove.is_empty() {
+                    true => nix::sys::signal::killpg(leader, term),
+                    // It alone: an engine whose helpers were ended with it could not take back
+                    // what they had begun, such as a network namespace.
+                    false => nix::sys::signal::kill(leader, term),
+                };
                 let until = Instant::now() + TERM;
                 while !ended(child) && Instant::now() < until {
                     let _ = super::supervise::wait(&mut [child.exit_fd()], TERM);
