@@ -193,7 +193,7 @@ Examples:
   husk bench all --quick                        Everything, within a minute
   husk bench start --against runc,podman        husk, runc and podman, until the medians are known
   husk bench start --image nginx --port 80      The first answer of a service of yours
-  husk bench start --image alpine -- echo hello  Of a command: its first word, and its end
+  husk bench start --image alpine -- date       Of a command: its first byte and its end
   husk bench all --report r.html --out r.json   A page to look at, and all samples
   husk bench compare before.json r.json         What became worse
 

@@ -19,13 +19,16 @@ impl Found {
         command.env_remove("HUSK_CACHE_DIR");
         let outcome = finish(&mut command);
         assert_eq!(outcome.code, 0, "{outcome:?}");
-        Self(serde_json::from_str(&outcome.stdout).unwrap())
+        Self(serde_json::from_str(&outcome.stdout).expect("as husk writes it"))
     }
 
     /// Who is to be looked at: without a kernel in that cache, as in the lab, no machine.
     fn players(&self) -> Vec<&'static str> {
-        let all = self.0["contestants"].as_array().unwrap();
-        let husk = all.iter().find(|one| one["name"] == "husk").unwrap();
+        let all = self.0["contestants"].as_array().expect("as husk writes it");
+        let husk = all
+            .iter()
+            .find(|one| one["name"] == "husk")
+            .expect("as husk writes it");
         match husk["absent"].as_str() {
             None => vec!["process", "husk"],
             Some(why) => {
@@ -36,7 +39,10 @@ impl Found {
     }
 
     fn series(&self, contestant: &str) -> Vec<&serde_json::Value> {
-        let all = self.0["series"].as_array().unwrap().iter();
+        let all = self.0["series"]
+            .as_array()
+            .expect("as husk writes it")
+            .iter();
         all.filter(|series| series["contestant"] == contestant)
             .collect()
     }
@@ -51,10 +57,13 @@ impl Found {
         let measured = all.iter().filter(matches).flat_map(|series| {
             let measured = &series["outcome"]["measured"];
             assert_eq!(measured["failures"], serde_json::json!([]), "{series}");
-            measured["samples"].as_array().unwrap().clone()
+            measured["samples"]
+                .as_array()
+                .expect("as husk writes it")
+                .clone()
         });
         measured
-            .map(|sample| sample["value"].as_f64().unwrap())
+            .map(|sample| sample["value"].as_f64().expect("as husk writes it"))
             .collect()
     }
 }
@@ -67,7 +76,12 @@ fn work_is_done_inside_everybody_and_asked_for_from_outside() {
         let metrics: BTreeSet<String> = found
             .series(contestant)
             .iter()
-            .map(|series| series["metric"].as_str().unwrap().to_owned())
+            .map(|series| {
+                series["metric"]
+                    .as_str()
+                    .expect("as husk writes it")
+                    .to_owned()
+            })
             .collect();
         assert_eq!(metrics.len(), 18, "{metrics:?}");
         for metric in metrics {
