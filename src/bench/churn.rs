@@ -114,6 +114,7 @@ fn goal(session: &Session<'_>, it: &dyn Contestant) -> Goal {
     match (serves, &session.work.once) {
         (true, _) => Goal::Answer {
             detached: it.offers(Feature::Detached).is_ok(),
+            path: session.path().to_owned(),
         },
         (false, Some((_, says))) => Goal::Exit(*says),
         (false, None) => Goal::Exit(None),
@@ -187,7 +188,7 @@ fn worker(
     let mut failed = 0;
     while clock::monotonic_ns() < until && !over.load(Ordering::Relaxed) {
         let task = match goal {
-            Goal::Answer { detached } => session.service(*detached),
+            Goal::Answer { detached, .. } => session.service(*detached),
             Goal::Exit(_) => {
                 let once = session.work.once.clone();
                 once.map(|(argv, _)| session.task(argv, None, false))

@@ -23,6 +23,8 @@ pub struct Wanted {
     pub command: Vec<String>,
     /// Where the image's command answers requests; without it, it is one that ends.
     pub port: Option<u16>,
+    /// What is asked for there.
+    pub path: Option<String>,
     /// Programs in place of those in PATH, by contestant.
     pub with: BTreeMap<String, PathBuf>,
     pub memory: u64,
@@ -46,6 +48,9 @@ impl Folder {
         builder.create(place).with_context(shown)?;
         // As the kernel calls it where it lists what is mounted.
         let place = &place.canonicalize().with_context(shown)?;
+        // Below are an image's files, setuid ones among them: they are no other user's to run.
+        let alone = || -> std::fs::Permissions { PermissionsExt::from_mode(0o700) };
+        std::fs::set_permissions(place, alone()).with_context(shown)?;
         for old in std::fs::read_dir(place).with_context(shown)?.flatten() {
             if lock(&old.path()).is_some() {
                 discard(&old.path());
@@ -53,8 +58,7 @@ impl Folder {
         }
         let path = tempfile::Builder::new().prefix("b").tempdir_in(place);
         let path = path.with_context(shown)?.keep();
-        // A container's own root user may be another one here, and must get to its tree.
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o711)).with_context(shown)?;
+        std::fs::set_permissions(&path, alone()).with_context(shown)?;
         std::fs::write(path.join(LOCK), "").with_context(shown)?;
         let lock = lock(&path).with_context(shown)?;
         Ok(Self { path, _lock: lock })
@@ -213,6 +217,7 @@ fn own_work() -> Work {
         service: Some(Service {
             argv: words(&[load::PATH, "web"]),
             port: None,
+            path: "/".into(),
         }),
         env: Vec::new(),
         cwd: "/".into(),
@@ -252,6 +257,7 @@ fn work(wanted: &Wanted, config: &ImageConfig, reference: &str) -> Result<Work> 
             work.service = Some(Service {
                 argv,
                 port: Some(port),
+                path: wanted.path.clone().unwrap_or_else(|| "/".into()),
             });
         }
         None => work.once = Some((argv, None)),

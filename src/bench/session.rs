@@ -7,12 +7,12 @@ use super::supervise::{Child, Found, GRACE, Supervisor};
 use super::timing::{self, Failed, Goal, Marks};
 use crate::sys::clock;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long something may take to end once it was told to.
-const TERM: Duration = Duration::from_secs(2);
+/// How long something may take to end once it was told to: an engine finishes what it is at.
+const TERM: Duration = Duration::from_secs(5);
 
 /// What is run in every contestant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Service {
     pub argv: Vec<String>,
     /// Where it listens; of none it is told, as its last word.
     pub port: Option<u16>,
+    /// What it is asked for.
+    pub path: String,
 }
 
 /// One benchmark's means.
@@ -104,6 +106,11 @@ impl<'a> Session<'a> {
         Some(task)
     }
 
+    /// What the service is asked for.
+    pub fn path(&self) -> &str {
+        self.work.service.as_ref().map_or("/", |it| &it.path)
+    }
+
     /// Runs a command to its end, in the foreground, and clears up after it.
     pub fn once(
         &self,
@@ -122,6 +129,7 @@ impl<'a> Session<'a> {
         let known: BTreeSet<i32> = self.supervisor.descendants().into_keys().collect();
         let goal = Goal::Answer {
             detached: task.detached,
+            path: self.path().to_owned(),
         };
         match self.start(contestant, task, &goal, known) {
             (Some(running), None) => Ok(running),
@@ -186,6 +194,15 @@ impl<'a> Session<'a> {
             Ok(launch) => launch,
             Err(error) => return (None, Some(Failed::Spawn(format!("{error:#}")))),
         };
+        if let Some(address) = launch
+            .service
+            .filter(|_| matches!(goal, Goal::Answer { .. }))
+            && is_taken(address)
+        {
+            let _ = clear(&launch);
+            let what = format!("{address} is somebody else's, who would answer in its place");
+            return (None, Some(Failed::Spawn(what)));
+        }
         let (child, marks) = timing::observe(self.supervisor, &launch, goal, self.limit);
         let (marks, failed) = match marks {
             Ok(marks) => (marks, None),
@@ -231,8 +248,14 @@ impl<'a> Session<'a> {
             }
             let ended = |child: &mut Child| !matches!(self.supervisor.ended(child), Ok(None));
             if !ended(child) {
-                let group = nix::unistd::Pid::from_raw(child.pid);
-                let _ = nix::sys::signal::killpg(group, nix::sys::signal::SIGTERM);
+                let leader = nix::unistd::Pid::from_raw(child.pid);
+                let term = nix::sys::signal::SIGTERM;
+                let _ = match running.launch.remove.is_empty() {
+                    true => nix::sys::signal::killpg(leader, term),
+                    // It alone: an engine whose helpers were ended with it could not take back
+                    // what they had begun, such as a network namespace.
+                    false => nix::sys::signal::kill(leader, term),
+                };
                 let until = Instant::now() + TERM;
                 while !ended(child) && Instant::now() < until {
                     let _ = super::supervise::wait(&mut [child.exit_fd()], TERM);
@@ -243,13 +266,7 @@ impl<'a> Session<'a> {
         for remove in running.launch.remove.iter().filter(|_| !over) {
             result = result.and(self.tidy(remove));
         }
-        for folder in &running.launch.folders {
-            let removed = std::fs::remove_dir_all(folder);
-            result = result.and(
-                removed.map_err(|error| format!("{} cannot be removed: {error}", folder.display())),
-            );
-        }
-        result
+        result.and(clear(&running.launch))
     }
 
     fn tidy(&self, invocation: &Invocation) -> Result<(), String> {
@@ -271,6 +288,23 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Removes what a start has for itself.
+fn clear(launch: &Launch) -> Result<(), String> {
+    let mut result = Ok(());
+    for folder in &launch.folders {
+        let removed = std::fs::remove_dir_all(folder);
+        let told = |error| format!("{} cannot be removed: {error}", folder.display());
+        result = result.and(removed.map_err(told));
+    }
+    result
+}
+
+/// Whether somebody listens there before the service does: whoever is asked then is not it.
+fn is_taken(address: SocketAddr) -> bool {
+    let in_use = |error: std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
+    TcpListener::bind(address).is_err_and(in_use)
+}
+
 /// Those who should have gone.
 pub fn left_behind(left: &[Found]) -> String {
     let names: BTreeSet<&str> = left.iter().map(|found| &*found.name).collect();
@@ -283,10 +317,60 @@ pub fn left_behind(left: &[Found]) -> String {
     )
 }
 
-/// A port of the host's that nobody had a moment ago.
+/// A port of the host's that nobody had a moment ago, and that the kernel gives to nobody who
+/// asks for any: one of those could be had meanwhile, by who asks for the service itself even,
+/// and a socket that is connected to itself answers.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener
-        .and_then(|it| it.local_addr())
-        .map_or(0, |it| it.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let given = text.unwrap_or_default();
+    let given = given.split_whitespace().next();
+    let end: u32 = given
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(LAST_PORT);
+    let count = end.min(LAST_PORT).saturating_sub(FIRST_PORT);
+    let bound = |port: u16| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+        Some(listener.local_addr().ok()?.port())
+    };
+    // Two benchmarks begin at different places.
+    let seed = std::process::id().wrapping_mul(PACE);
+    let found = (0..count.min(MOST_TRIED)).find_map(|_| {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(seed);
+        bound(u16::try_from(FIRST_PORT + number % count).ok()?)
+    });
+    found.or_else(|| bound(0)).unwrap_or(0)
+}
+
+/// Ports that are neither well known nor, mostly, given to who asks for any.
+const FIRST_PORT: u32 = 12_000;
+const LAST_PORT: u32 = 32_768;
+/// How far apart benchmarks that follow each other begin.
+const PACE: u32 = 251;
+/// How many ports may be somebody's before any will do.
+const MOST_TRIED: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_none_that_a_connection_comes_from() {
+        let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let low: u32 = text.split_whitespace().next().unwrap().parse().unwrap();
+        let ports: BTreeSet<u16> = (0..50).map(|_| free_port()).collect();
+        assert_eq!(ports.len(), 50);
+        if low > FIRST_PORT + 50 {
+            assert!(ports.iter().all(|&port| u32::from(port) < low), "{ports:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_somebody_listens_at_is_taken() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(is_taken(address));
+        drop(listener);
+        assert!(!is_taken(address));
+    }
 }

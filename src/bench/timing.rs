@@ -18,7 +18,8 @@ use super::supervise::{self, Child, MOST_OUTPUT, Supervisor};
 use crate::sys::clock;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, connect, socket,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, connect, getsockname,
+    socket,
 };
 use std::collections::VecDeque;
 use std::fs::File;
@@ -49,8 +50,9 @@ const STATUS: usize = 12;
 pub enum Goal {
     /// The end of a command in the foreground, which says this; anything, if nothing is said.
     Exit(Option<&'static str>),
-    /// That the service answers; of a start that returns, that it has returned, too.
-    Answer { detached: bool },
+    /// That the service answers a request for `path`; of a start that returns, that it has
+    /// returned, too.
+    Answer { detached: bool, path: String },
 }
 
 /// The moments of one start, in nanoseconds since it began.
@@ -110,7 +112,10 @@ pub fn observe(
     goal: &Goal,
     limit: Duration,
 ) -> (Option<Child>, Result<Marks, Failed>) {
-    let listen = matches!(goal, Goal::Exit(_));
+    let (listen, path) = match goal {
+        Goal::Exit(_) => (true, "/"),
+        Goal::Answer { path, .. } => (false, &**path),
+    };
     let mut child = match supervisor.spawn(&launch.start, listen) {
         Ok(child) => child,
         Err(error) => return (None, Err(Failed::Spawn(error.to_string()))),
@@ -121,7 +126,10 @@ pub fn observe(
         limit,
         marks: Marks::default(),
         said: Vec::new(),
-        asker: launch.service.filter(|_| !listen).map(Asker::new),
+        asker: launch
+            .service
+            .filter(|_| !listen)
+            .map(|address| Asker::new(address, path)),
     };
     let marks = watch.until_done(&mut child).map(|()| watch.marks);
     (Some(child), marks)
@@ -202,7 +210,7 @@ impl Watch<'_> {
                     false => Err(Failed::Garbage(excerpt(&self.said))),
                 }
             }
-            (Some(0), Goal::Answer { detached: true }) => {
+            (Some(0), Goal::Answer { detached: true, .. }) => {
                 self.marks.returned.get_or_insert(now);
                 Ok(())
             }
@@ -210,8 +218,10 @@ impl Watch<'_> {
                 code,
                 when: match goal {
                     Goal::Exit(_) => "",
-                    Goal::Answer { detached: false } => " before it answered",
-                    Goal::Answer { detached: true } => " in place of going on in the background",
+                    Goal::Answer { detached, .. } => match detached {
+                        false => " before it answered",
+                        true => " in place of going on in the background",
+                    },
                 },
                 complaint: complaint(child),
             }),
@@ -221,7 +231,7 @@ impl Watch<'_> {
     fn done(&self) -> bool {
         match self.goal {
             Goal::Exit(_) => self.marks.exited.is_some(),
-            Goal::Answer { detached } => {
+            Goal::Answer { detached, .. } => {
                 self.marks.answered.is_some() && (!detached || self.marks.returned.is_some())
             }
         }
@@ -247,8 +257,22 @@ impl Watch<'_> {
 fn complaint(child: &Child) -> String {
     match child.complaint() {
         text if text.is_empty() => text,
-        text => format!(": {text}"),
+        text => format!(": {}", shortened(&text)),
     }
+}
+
+/// Its beginning, which mostly is the reason, and its end, which else is it. A monitor may say
+/// all its registers.
+fn shortened(text: &str) -> String {
+    const BEGINNING: usize = 160;
+    const END: usize = 80;
+    let count = text.chars().count();
+    if count <= BEGINNING + END {
+        return text.to_owned();
+    }
+    let beginning: String = text.chars().take(BEGINNING).collect();
+    let end: String = text.chars().skip(count - END).collect();
+    format!("{beginning} … {end}")
 }
 
 /// A console of a machine ends lines in its own way.
@@ -267,6 +291,7 @@ fn excerpt(said: &[u8]) -> String {
 /// Asks a service until it answers.
 struct Asker {
     address: SocketAddr,
+    request: Vec<u8>,
     connections: VecDeque<Connection>,
     /// When, in nanoseconds since the start, the last connection was begun.
     asked: Option<u64>,
@@ -282,9 +307,12 @@ struct Connection {
 }
 
 impl Asker {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, path: &str) -> Self {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         Self {
             address,
+            request: request.into_bytes(),
             connections: VecDeque::new(),
             asked: None,
             refused: true,
@@ -334,8 +362,9 @@ impl Asker {
     fn hear(&mut self) -> bool {
         let mut done = false;
         let (last, refused) = (&mut self.last, &mut self.refused);
+        let request = &self.request;
         self.connections
-            .retain_mut(|connection| match connection.go_on() {
+            .retain_mut(|connection| match connection.go_on(request) {
                 Step::Wait => true,
                 Step::Gone => {
                     *refused = true;
@@ -362,11 +391,10 @@ enum Step {
 }
 
 impl Connection {
-    fn go_on(&mut self) -> Step {
+    fn go_on(&mut self, request: &[u8]) -> Step {
         use std::io::ErrorKind::{Interrupted, NotConnected, WouldBlock};
-        const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         if !self.sent {
-            match self.stream.write(REQUEST) {
+            match self.stream.write(request) {
                 Ok(_) => self.sent = true,
                 Err(error) if matches!(error.kind(), WouldBlock | NotConnected | Interrupted) => {
                     return Step::Wait;
@@ -399,7 +427,47 @@ fn begin(address: SocketAddr) -> Option<File> {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Stream, flags, None).ok()?;
     match connect(fd.as_raw_fd(), &*to) {
-        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => Some(File::from(fd)),
-        Err(_) => None,
+        Ok(()) | Err(nix::errno::Errno::EINPROGRESS) => {}
+        Err(_) => return None,
+    }
+    // Where nobody listens yet, and the kernel chose the same port to come from: it is connected
+    // to itself, and would hear its own question (RFC 9293, simultaneous open).
+    let own = match address {
+        SocketAddr::V4(_) => getsockname::<SockaddrIn>(fd.as_raw_fd())
+            .ok()
+            .map(|it| SocketAddr::V4(it.into())),
+        SocketAddr::V6(_) => getsockname::<SockaddrIn6>(fd.as_raw_fd())
+            .ok()
+            .map(|it| SocketAddr::V6(it.into())),
+    };
+    (own != Some(address)).then(|| File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_complaint_keeps_both_its_ends() {
+        assert_eq!(shortened("short"), "short");
+        let long = format!("begin{}end", "ä".repeat(5000));
+        let told = shortened(&long);
+        assert!(told.starts_with("begin") && told.ends_with("end"), "{told}");
+        assert!(told.chars().count() < 250 && told.contains(" … "));
+    }
+
+    #[test]
+    fn nobody_is_asked_by_a_connection_to_itself() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(begin(address).is_some());
+        drop(listener);
+        // The kernel comes to choose the port itself, of a few ten thousand.
+        for _ in 0..200_000 {
+            if let Some(stream) = begin(address) {
+                let own = getsockname::<SockaddrIn>(stream.as_fd().as_raw_fd()).unwrap();
+                assert_ne!(SocketAddr::V4(own.into()), address);
+            }
+        }
     }
 }

@@ -2,20 +2,26 @@
 //! An image as a tree of the host: for what runs on the host's own file systems.
 //!
 //! On the thread that calls; reads only images of this program's own writer (`erofs`), and
-//! writes only below one directory that is new and nobody else's. Names are an image's and
-//! hostile: every entry is made anew in a directory made here, so no link of the image is ever
-//! followed. Attributes and times are not taken along.
+//! writes only below one directory that is new, in one that nobody else may enter: owners and
+//! setuid bits are an image's, and no other user of the host may have them. Names are an
+//! image's and hostile: every entry is made anew in a directory made here, so no link of the
+//! image is ever followed. Devices, attributes (capabilities among them) and times are not
+//! taken along.
 
 use super::erofs::{MAGIC, SUPER_OFFSET};
 use super::tree::{MAX_DEPTH, MAX_ENTRIES, MAX_NAME, MAX_PATH};
 use super::{FsKind, ImageError, RootFs};
-use rustix::fs::{CWD, FileType, Mode};
+use rustix::fs::{CWD, FileType, Mode, SeekFrom};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+    lchown,
+};
 use std::path::{Path, PathBuf};
 
 const BLOCK: u64 = 4096;
@@ -27,7 +33,12 @@ const MAX_DIRECTORY: u64 = (MAX_ENTRIES * (DIRENT + 16)) as u64;
 /// What is copied at once.
 const CHUNK: u64 = 1 << 20;
 
-/// Makes the tree of `root` at `into`, which must not be there yet.
+/// Of the room that is free where the tree is made, a part that stays so. Stops an image from
+/// filling the host's disk.
+const SPARED: u64 = 16;
+
+/// Makes the tree of `root` at `into`, which must not be there yet, in a directory that nobody
+/// but its owner may enter.
 pub fn extract(root: &RootFs, into: &Path) -> Result<(), ImageError> {
     let unreadable = |source| ImageError::io("read", &root.path, source);
     if root.kind != FsKind::Erofs {
@@ -36,7 +47,12 @@ pub fn extract(root: &RootFs, into: &Path) -> Result<(), ImageError> {
         )));
     }
     let image = Image::open(&root.file).map_err(unreadable)?;
-    std::fs::create_dir(into).map_err(|error| ImageError::io("make", into, error))?;
+    let unmade = |error| ImageError::io("make", into, error);
+    let mut room = room(into).map_err(unmade)?;
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(into)
+        .map_err(unmade)?;
     let mut known: HashMap<u64, PathBuf> = HashMap::new();
     let mut pending = vec![(into.to_owned(), image.root, 0u16)];
     let mut entries = 0;
@@ -50,14 +66,21 @@ pub fn extract(root: &RootFs, into: &Path) -> Result<(), ImageError> {
             let path = directory.join(OsStr::from_bytes(&name));
             let below = image.inode(child).map_err(unreadable)?;
             let written = |source| ImageError::io("write", &path, source);
-            if below.kind() == FileType::Directory {
-                std::fs::create_dir(&path).map_err(written)?;
-                pending.push((path, child, depth + 1));
-            } else if let Some(first) = known.get(&child) {
-                std::fs::hard_link(first, &path).map_err(written)?;
-            } else {
-                image.make(&below, &path).map_err(written)?;
-                known.insert(child, path);
+            match below.kind() {
+                FileType::Directory => {
+                    std::fs::create_dir(&path).map_err(written)?;
+                    pending.push((path, child, depth + 1));
+                }
+                // A node of an image would be a door to the host's own device, and whoever
+                // runs something in the tree brings a /dev along.
+                FileType::CharacterDevice | FileType::BlockDevice => {}
+                _ => match known.get(&child) {
+                    Some(first) => std::fs::hard_link(first, &path).map_err(written)?,
+                    None => {
+                        image.make(&below, &path, &mut room).map_err(written)?;
+                        known.insert(child, path);
+                    }
+                },
             }
         }
         // Last: it may take the right to write in it away.
@@ -68,6 +91,20 @@ pub fn extract(root: &RootFs, into: &Path) -> Result<(), ImageError> {
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// How many bytes there may be below `into`, if nobody but us may enter where it is made.
+fn room(into: &Path) -> io::Result<u64> {
+    let folder = into.parent().filter(|path| !path.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new("."));
+    let meta = std::fs::metadata(folder)?;
+    if meta.uid() != rustix::process::geteuid().as_raw() || meta.mode() & 0o077 != 0 {
+        let what = "other users may enter the directory it would be in";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    let disk = rustix::fs::statvfs(folder)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    Ok(free - free / SPARED)
 }
 
 /// Owner and mode. Who is not root owns what is made, and that must do.
@@ -201,31 +238,22 @@ impl<'a> Image<'a> {
         Ok(names)
     }
 
-    fn make(&self, inode: &Inode, path: &Path) -> io::Result<()> {
+    /// Anything but a directory or a device.
+    fn make(&self, inode: &Inode, path: &Path, room: &mut u64) -> io::Result<()> {
         match inode.kind() {
-            FileType::RegularFile => self.copy(inode, path)?,
+            FileType::RegularFile => self.copy(inode, path, room)?,
             FileType::Symlink => {
                 let target = self.data(inode, 0, inode.size)?;
                 std::os::unix::fs::symlink(OsStr::from_bytes(&target), path)?;
             }
-            kind @ (FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) => {
-                let device = u64::from(inode.place);
-                let (major, minor) = (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xfff00);
-                let narrow = |word: u64| u32::try_from(word).unwrap_or(0);
-                let device = rustix::fs::makedev(narrow(major), narrow(minor));
-                match rustix::fs::mknodat(CWD, path, kind, Mode::RUSR, device) {
-                    // Only root makes devices; nobody else can be given one.
-                    Err(rustix::io::Errno::PERM) => return Ok(()),
-                    made => made?,
-                }
-            }
+            kind @ FileType::Fifo => rustix::fs::mknodat(CWD, path, kind, Mode::RUSR, 0)?,
             _ => return Err(invalid("an entry of no kind")),
         }
         own(path, inode)
     }
 
     /// Holes stay holes: a file may be larger than the disk.
-    fn copy(&self, inode: &Inode, path: &Path) -> io::Result<()> {
+    fn copy(&self, inode: &Inode, path: &Path, room: &mut u64) -> io::Result<()> {
         let mut options = OpenOptions::new();
         let file = options
             .write(true)
@@ -241,11 +269,33 @@ impl<'a> Image<'a> {
                 return Err(invalid("it ends too early"));
             }
             if bytes.iter().any(|&byte| byte != 0) {
+                *room = room.checked_sub(len).ok_or(Errno::NOSPC)?;
                 file.write_all_at(&bytes, at)?;
+                at += len;
+            } else {
+                at = self.next_data(inode, at + len);
             }
-            at += len;
         }
         Ok(())
+    }
+
+    /// Where there may be something else than a hole of the image's own file, from a multiple
+    /// of the size of a block on: terabytes of nothing are not read.
+    fn next_data(&self, inode: &Inode, from: u64) -> u64 {
+        let start = u64::from(inode.place) * BLOCK;
+        let whole = match inode.tail {
+            Some(_) => inode.size / BLOCK * BLOCK,
+            None => inode.size,
+        };
+        if from >= whole {
+            return from;
+        }
+        match rustix::fs::seek(self.file, SeekFrom::Data(start + from)) {
+            Ok(data) => ((data - start) / BLOCK * BLOCK).clamp(from, whole),
+            // Nothing but a hole up to the end of the image.
+            Err(Errno::NXIO) => whole,
+            Err(_) => from,
+        }
     }
 }
 
@@ -264,11 +314,10 @@ fn word32(bytes: &[u8], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
-
     #[test]
     fn a_tree_that_was_an_image_is_the_same_tree_again() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         let (from, into) = (folder.path().join("from"), folder.path().join("into"));
         std::fs::create_dir_all(from.join("a/b")).unwrap();
         let long: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
@@ -310,6 +359,7 @@ mod tests {
     #[test]
     fn what_is_no_image_or_half_of_one_is_refused() {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
         let from = folder.path().join("from");
         std::fs::create_dir(&from).unwrap();
         std::fs::write(from.join("file"), vec![7; 100_000]).unwrap();

@@ -198,13 +198,8 @@ impl Contestant for Qemu {
         );
         let mut start = Invocation::new(&self.program)
             .words(["-machine", "microvm,accel=kvm,pit=off,pic=off,rtc=off"])
-            .words([
-                "-cpu",
-                "host",
-                "-no-user-config",
-                "-nodefaults",
-                "-no-reboot",
-            ])
+            .words(["-cpu", self.processors.first().copied().unwrap_or("host")])
+            .words(["-no-user-config", "-nodefaults", "-no-reboot"])
             .words(["-display", "none", "-serial", "stdio", "-monitor", "none"])
             .word("-m")
             .word(format!("{}M", ground.memory >> 20))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Runtimes that take a bundle: runc, crun, crun with libkrun, and gVisor's runsc. Each start
 //! has a bundle of its own, whose configuration is what `runc spec` proposes, with a root that
-//! takes writes. See [`Contestant`] for who calls this.
+//! takes writes and the capabilities that engines give. See [`Contestant`] for who calls this.
 
 use super::plain::host_service;
 use super::{Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Task, ask};
@@ -176,9 +176,26 @@ impl Contestant for Runtime {
     }
 }
 
+/// What engines leave to root in a container. The three that `runc spec` proposes are too few
+/// for most images: nginx takes other users for its workers.
+const CAPABILITIES: [&str; 11] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
 /// The configuration of a bundle (runtime-spec, config.md).
 fn configuration(ground: &Ground, task: &Task) -> Value {
-    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    let capabilities: Vec<String> = CAPABILITIES.iter().map(|it| format!("CAP_{it}")).collect();
+    let capabilities = json!(capabilities);
     let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
     // A service is reached by way of the host's network: a runtime brings none along.
     if task.port.is_none() {

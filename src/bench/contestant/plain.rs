@@ -6,6 +6,7 @@ use super::{
     Absent, Contestant, DISK, Feature, Ground, Invocation, Launch, Medium, Task, ask, in_path,
 };
 use crate::bench::load;
+use anyhow::Context as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -72,12 +73,17 @@ impl Contestant for Process {
         let start = match &self.chroot {
             Some(chroot) => {
                 let env = in_path("env").unwrap_or_else(|| "/usr/bin/env".into());
-                Invocation::new(&env)
-                    .word("-i")
-                    .words(&task.env)
-                    .word(chroot)
-                    .word(&ground.tree)
-                    .words(&task.argv)
+                let start = Invocation::new(&env).word("-i").words(&task.env);
+                let start = match &*task.cwd {
+                    "/" => start.word(chroot).word(&ground.tree),
+                    // Without a namespace it is chroot(1) and a working directory.
+                    cwd => start
+                        .word(in_path("unshare").context("unshare(1) is not installed")?)
+                        .word("--root")
+                        .word(&ground.tree)
+                        .words(["--wd", cwd, "--"]),
+                };
+                start.words(&task.argv)
             }
             None => {
                 let first = task
@@ -109,6 +115,9 @@ impl Contestant for Process {
 #[derive(Debug, Default)]
 pub struct Bubblewrap {
     program: PathBuf,
+    /// Without a user namespace: root only. In one there is no user but root, and an image's
+    /// program that wants another fails.
+    users: bool,
 }
 
 impl Contestant for Bubblewrap {
@@ -129,18 +138,32 @@ impl Contestant for Bubblewrap {
         Ok(())
     }
 
+    fn another(&mut self) -> Option<String> {
+        let can = !self.users && rustix::process::geteuid().is_root();
+        self.users = true;
+        can.then(|| "without a user namespace".into())
+    }
+
     fn offers(&self, feature: Feature) -> Result<(), String> {
         no_detach(feature)
     }
 
     fn launch(&self, ground: &Ground, task: &Task) -> anyhow::Result<Launch> {
-        let mut start = Invocation::new(&self.program).words([
-            "--unshare-all",
-            "--die-with-parent",
-            "--clearenv",
-        ]);
-        if task.port.is_some() {
-            start = start.word("--share-net");
+        let mut start = Invocation::new(&self.program);
+        start = match self.users {
+            true => start.words([
+                "--unshare-ipc",
+                "--unshare-pid",
+                "--unshare-uts",
+                "--unshare-cgroup-try",
+            ]),
+            false => start.word("--unshare-all"),
+        };
+        start = start.words(["--die-with-parent", "--clearenv"]);
+        match (task.port.is_some(), self.users) {
+            (true, false) => start = start.word("--share-net"),
+            (false, true) => start = start.word("--unshare-net"),
+            _ => {}
         }
         for pair in &task.env {
             if let Some((name, value)) = pair.split_once('=') {

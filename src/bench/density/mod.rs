@@ -269,7 +269,7 @@ impl Climb<'_> {
                 let service = instance.launch.service;
                 let service = service.ok_or("it has no service that the host reaches")?;
                 for _ in 0..self.plan.requests {
-                    ask::once(service, "/")
+                    ask::once(service, self.session.path())
                         .map_err(|error| format!("instance {}: {error}", at + 1))?;
                 }
             }

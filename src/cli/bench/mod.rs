@@ -113,13 +113,16 @@ struct AllArgs {
 
 #[derive(Clone, Debug, clap::Args)]
 struct SharedArgs {
-    /// The image to run, as for `husk run`. Without it, one that husk makes of one small static
-    /// program that greets, and serves
+    /// The image to run, as for `husk run`; one you trust, since 'process' isolates nothing.
+    /// Without it, one that husk makes of one small static program that greets, and serves
     #[arg(long, value_name = "IMAGE", help_heading = "What is run")]
     image: Option<String>,
     /// Where the image's command answers requests of HTTP; without it, it is one that ends
     #[arg(long, value_name = "PORT", help_heading = "What is run")]
     port: Option<String>,
+    /// What is asked for there until the answer is 200. Without it, /
+    #[arg(long, value_name = "PATH", help_heading = "What is run")]
+    path: Option<String>,
     /// Against whom: a list of process, bwrap, runc, crun, gvisor, krun, podman, docker,
     /// nerdctl, qemu, firecracker, cloud-hypervisor. Without it, all that is installed; husk
     /// is always there, from a template and booted
@@ -190,6 +193,7 @@ Examples:
   husk bench all --quick                        Everything, within a minute
   husk bench start --against runc,podman        husk, runc and podman, until the medians are known
   husk bench start --image nginx --port 80      The first answer of a service of yours
+  husk bench start --image alpine -- date       Of a command: its first byte and its end
   husk bench all --report r.html --out r.json   A page to look at, and all samples
   husk bench compare before.json r.json         What became worse
 

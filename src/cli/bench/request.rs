@@ -72,6 +72,7 @@ impl Request {
             .map_err(|problem| problems.push(problem))
             .ok();
         problems.extend(image(args));
+        problems.extend(args.path.as_ref().and_then(|path| unasked(path, args)));
         let files = [("--report", &args.report), ("--out", &args.out)];
         for (option, path) in files {
             problems.extend(path.as_deref().and_then(|path| unwritable(option, path)));
@@ -82,6 +83,7 @@ impl Request {
                     image: args.image.clone(),
                     command: args.command.clone(),
                     port: port.and_then(|port| u16::try_from(port).ok()),
+                    path: args.path.clone(),
                     with,
                     memory: shape.memory.bytes(),
                     cpus: shape.cpus,
@@ -195,6 +197,24 @@ fn image(args: &SharedArgs) -> Option<Problem> {
             Some(Problem::new(format!("a command without --image: {own}")))
         }
         _ => None,
+    }
+}
+
+/// Why nobody can be asked for a path.
+fn unasked(path: &str, args: &SharedArgs) -> Option<Problem> {
+    /// A request goes out in one piece.
+    const MOST: usize = 1024;
+    let fit = path.starts_with('/') && path.len() <= MOST;
+    match () {
+        () if args.port.is_none() => Some(
+            Problem::new("--path without --port: nobody is asked")
+                .hint("--port says where the image's command answers requests"),
+        ),
+        () if !fit || !path.bytes().all(|byte| byte.is_ascii_graphic()) => Some(
+            Problem::new(format!("--path {path}: it is no path of a request"))
+                .hint("it looks like --path /index.html; others than letters of ASCII are %XX"),
+        ),
+        () => None,
     }
 }
 

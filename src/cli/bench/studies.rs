@@ -223,8 +223,10 @@ fn measure(
             results.machine.facts.extend(found.facts);
         }
         Study::Lab => {
-            live.step("start: the same in the lab, which takes minutes");
-            if let Err(why) = by_lab(session, request.rounds, results) {
+            live.wait("start: the same in the lab, which takes minutes");
+            let measured = by_lab(session, request.rounds, results);
+            live.waited();
+            if let Err(why) = measured {
                 live.hear(Event::Absent("the lab", &why));
                 results.cautions.push(Caution {
                     what: format!("there are no figures of the lab's clock: {why}"),

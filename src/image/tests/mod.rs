@@ -15,6 +15,7 @@ mod hostile;
 mod layers;
 pub mod made;
 pub mod tar;
+mod unpacked;
 
 use super::testing::{Body, Entry, read_image};
 use super::{ImageError, RootFs, open};

@@ -64,7 +64,7 @@ const COUNTS: &[&str] = &["", "0", "-1", "many", "1.5", "99999999999"];
 const CONCURRENCY: Row = ("--concurrency", COUNTS);
 const INSTANCES: Row = ("--instances", COUNTS);
 /// What every study takes.
-const BENCH: [Row; 12] = [
+const BENCH: [Row; 13] = [
     CPUS,
     MEMORY,
     (
@@ -72,6 +72,10 @@ const BENCH: [Row; 12] = [
         &["", "dir:", "oci:/no/such", "tar:/no/such", "A b"],
     ),
     ("--port", &["", "0", "70000", "-1", "http"]),
+    (
+        "--path",
+        &["", "index.html", "/a b", "/\u{e4}", "/\r\nHost: x"],
+    ),
     ("--against", &["", "nobody", "runc,", "runc,nobody"]),
     ("--with", &["", "x", "x=y", "runc=/no/such", "runc=/"]),
     ("--rounds", COUNTS),
@@ -83,8 +87,8 @@ const BENCH: [Row; 12] = [
 ];
 
 /// What one study takes beside that.
-const fn bench(own: Row) -> [Row; 13] {
-    let mut rows = [own; 13];
+const fn bench(own: Row) -> [Row; 14] {
+    let mut rows = [own; 14];
     let mut place = 0;
     while place < BENCH.len() {
         rows[place] = BENCH[place];
@@ -93,8 +97,8 @@ const fn bench(own: Row) -> [Row; 13] {
     rows
 }
 
-const fn both() -> [Row; 14] {
-    let mut rows = [INSTANCES; 14];
+const fn both() -> [Row; 15] {
+    let mut rows = [INSTANCES; 15];
     let one = bench(CONCURRENCY);
     let mut place = 0;
     while place < one.len() {

@@ -5,6 +5,7 @@
 //! part, for want of a kernel in an empty cache. `real` asks those who are installed.
 
 mod figures;
+mod images;
 mod misbehaved;
 mod real;
 mod told;

@@ -6,6 +6,7 @@ use crate::support::husk::kernel;
 use crate::support::{finish, husk, kvm, left_to_the_host, skipped};
 use serde_json::Value;
 use std::os::unix::fs::symlink;
+use tempfile::TempDir;
 
 const METRICS: [&str; 4] = [
     "first byte of output",
@@ -14,18 +15,25 @@ const METRICS: [&str; 4] = [
     "first HTTP 200 from the service",
 ];
 
+/// A cache of a test's own, with the kernels of this host's; none, said aloud, where they are
+/// elsewhere.
+pub fn cache() -> Option<TempDir> {
+    let kernels = kernel().ancestors().nth(2).map(ToOwned::to_owned);
+    let Some(kernels) = kernels.filter(|it| it.ends_with("kernels")) else {
+        left_to_the_host("it needs husk's own kernel where husk keeps it");
+        return None;
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("cache")).expect("a folder");
+    symlink(kernels, folder.path().join("cache/kernels")).expect("a link");
+    Some(folder)
+}
+
 /// Measures starts of husk and `name`, and checks that all end points are in order.
 fn against(name: &str) {
     let Some(_turn) = kvm::turn() else { return };
-    let folder = tempfile::tempdir().expect("a folder");
+    let Some(folder) = cache() else { return };
     let cache = folder.path().join("cache");
-    // A cache of its own, with the kernels of this host's.
-    let kernels = kernel().ancestors().nth(2).map(ToOwned::to_owned);
-    let Some(kernels) = kernels.filter(|it| it.ends_with("kernels")) else {
-        return left_to_the_host("it needs husk's own kernel where husk keeps it");
-    };
-    std::fs::create_dir(&cache).expect("a folder");
-    symlink(kernels, cache.join("kernels")).expect("a link");
     let out = folder.path().join("out.json");
     let mut command = husk();
     command.args(["bench", "start", "--rounds", "2", "--against", name]);

@@ -5,7 +5,7 @@
 mod declared;
 mod layers;
 mod registry;
-mod server;
+pub mod server;
 mod sources;
 mod store;
 
@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 
 /// A tool of others; none, said aloud, where it is not installed.
-fn tool(name: &str) -> Option<Command> {
+pub fn tool(name: &str) -> Option<Command> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let there = std::env::split_paths(&folders)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -40,13 +40,13 @@ fn done(command: &mut Command) -> String {
 
 /// An image umoci made of the shared root: `base` holds all of it; `app` changes some and
 /// says what to run.
-struct Sample {
+pub struct Sample {
     folder: TempDir,
     _root: Arc<Root>,
 }
 
 impl Sample {
-    fn shared() -> Option<&'static Self> {
+    pub fn shared() -> Option<&'static Self> {
         static SAMPLE: OnceLock<Option<Sample>> = OnceLock::new();
         SAMPLE.get_or_init(Self::make).as_ref()
     }
@@ -60,7 +60,7 @@ impl Sample {
     }
 
     /// The image as skopeo writes it elsewhere; the transport and the path.
-    fn copied(&self, transport: &str, options: &[&str]) -> Option<String> {
+    pub fn copied(&self, transport: &str, options: &[&str]) -> Option<String> {
         let path = self.folder.path().join(transport);
         let to = format!("{transport}:{}:app:1", path.display());
         if !path.exists() {

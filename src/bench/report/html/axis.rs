@@ -10,6 +10,9 @@ use crate::bench::model::Unit;
 const LINEAR: f64 = 12.0;
 /// Marks that have room beside each other on a telephone.
 const MARKS: f64 = 5.0;
+/// Of a telephone's width: a letter of a mark, and what is left free between two.
+const LETTER: f64 = 0.023;
+const FREE: f64 = 0.02;
 /// Marks that have room in a block of a waterfall.
 const FEW: f64 = 3.0;
 
@@ -131,12 +134,14 @@ impl Axis {
     /// A line of marks below what hangs on this axis, as wide as what it stands in.
     pub fn draw(&self, unit: Unit, page: &mut Markup) {
         page.tag("svg", &[("class", "axis"), ("aria-hidden", "true")]);
+        let mut taken = f64::NEG_INFINITY;
         for (value, text) in self.marks(unit) {
             let place = self.place(value);
-            let anchor = match place {
-                near if near < 0.04 => "start",
-                far if far > 0.94 => "end",
-                _ => "middle",
+            let width = LETTER * text.chars().count() as f64;
+            let (anchor, left) = match place {
+                near if near < 0.04 => ("start", near),
+                far if far > 0.94 => ("end", far - width),
+                middle => ("middle", middle - width / 2.0),
             };
             page.shape(
                 "line",
@@ -147,6 +152,11 @@ impl Axis {
                     ("y2", "5"),
                 ],
             );
+            // By powers marks come closer, and at the ends they are beside their places.
+            if left < taken + FREE {
+                continue;
+            }
+            taken = left + width;
             page.tag(
                 "text",
                 &[("x", &share(place)), ("y", "17"), ("text-anchor", anchor)],
@@ -201,6 +211,21 @@ mod tests {
     fn marks(values: &[f64], unit: Unit) -> Vec<String> {
         let axis = Axis::of(values.iter().copied());
         axis.marks(unit).into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn no_mark_is_drawn_over_another() {
+        // 100 and 200 µs are both near the end, and of the latter the text is before its place.
+        let axis = Axis::of([3.4e3, 2.0e5].into_iter());
+        let mut page = Markup::default();
+        axis.draw(Unit::Nanoseconds, &mut page);
+        let page = page.into_string();
+        assert!(page.contains(">100 µs<"), "{page}");
+        assert!(!page.contains(">200 µs<"), "{page}");
+        assert_eq!(
+            page.matches("<line").count(),
+            axis.marks(Unit::Nanoseconds).len()
+        );
     }
 
     #[test]
