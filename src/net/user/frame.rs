@@ -216,6 +216,19 @@ pub fn arp_reply(target: Ipv4Addr, own: &Addresses) -> Vec<u8> {
     frame
 }
 
+/// Asks the guest for its hardware address, which we know: it answers once its interface is up.
+#[must_use]
+pub fn arp_request(own: &Addresses) -> Vec<u8> {
+    let mut frame = vec![0; ETHERNET];
+    header(&mut frame, own, TYPE_ARP);
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(own.gateway_mac.0);
+    frame.extend(own.gateway4.octets());
+    frame.extend([0; 6]);
+    frame.extend(own.guest4.octets());
+    frame
+}
+
 /// Our answer to `WhoHas6`: a neighbour advertisement, solicited, with our address (4.4).
 #[must_use]
 pub fn neighbour(target: Ipv6Addr, asker: Ipv6Addr, own: &Addresses) -> Vec<u8> {

@@ -124,15 +124,20 @@ impl Ground {
         Ok(self.epoll.add(fd, EpollEvent::new(flags, token.pack()))?)
     }
 
+    /// As `watch`, of what is watched already: for something else.
+    pub fn watch_anew(&self, fd: impl AsFd, token: Token, flags: EpollFlags) -> io::Result<()> {
+        let mut event = EpollEvent::new(flags, token.pack());
+        Ok(self.epoll.modify(fd, &mut event)?)
+    }
+
     /// Waits for frames, or for room when some wait for that.
     pub fn watch_link(&self, for_room: bool) {
         let flags = match for_room {
             true => EpollFlags::EPOLLOUT,
             false => EpollFlags::EPOLLIN,
         };
-        let mut event = EpollEvent::new(flags, Token::Link.pack());
         // Fails only for a descriptor that was never added.
-        let _ = self.epoll.modify(self.wire.fd(), &mut event);
+        let _ = self.watch_anew(self.wire.fd(), Token::Link, flags);
     }
 
     /// Has the stack answer a segment that belongs to no flow, as a host without a listener

@@ -5,6 +5,7 @@
 use super::datagrams::{DOMAIN, Datagrams, Door};
 use super::flows::{self, Flows};
 use super::frame::{self, Seen};
+use super::gates::{Gate, Gates};
 use super::ground::{Ground, Token};
 use super::inquiry::Inquiries;
 use super::peers::Peers;
@@ -14,7 +15,7 @@ use crate::net::{Frames, HEADER, MAX_FRAME};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -22,17 +23,8 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 128;
 /// Events taken at once.
 const EVENTS: usize = 64;
-/// How long published ports wait for a guest that says nothing of itself, as most do once
-/// their network is up: a first segment that nobody takes is repeated after 0.7 s only.
-const QUIET: Duration = Duration::from_secs(1);
 /// How often silent flows are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
-
-/// A published TCP port.
-pub struct Gate {
-    pub listener: TcpListener,
-    pub guest: SocketAddr,
-}
 
 /// Everything the stack works with, open; none of its sockets waits.
 pub struct Parts {
@@ -50,9 +42,7 @@ pub struct Stack {
     flows: Flows,
     datagrams: Datagrams,
     inquiries: Inquiries,
-    gates: Vec<Gate>,
-    /// When whoever calls is let in at the latest; none once they are.
-    opens: Option<Instant>,
+    gates: Gates,
     peers: Option<Peers>,
     swept: Instant,
     is_over: bool,
@@ -69,13 +59,13 @@ impl Stack {
         if let Some(peers) = &parts.peers {
             ground.watch(peers.socket(), Token::Peers, EpollFlags::EPOLLIN)?;
         }
+        let gates = Gates::new(parts.gates, &ground)?;
         Ok(Self {
             ground,
             flows: Flows::new(),
             datagrams,
             inquiries,
-            opens: (!parts.gates.is_empty()).then(|| Instant::now() + QUIET),
-            gates: parts.gates,
+            gates,
             peers: parts.peers,
             swept: Instant::now(),
             is_over: false,
@@ -115,9 +105,7 @@ impl Stack {
             self.serve(Token::unpack(event.data()), event.events());
         }
         self.flows.expire(&mut self.ground);
-        if self.opens.is_some_and(|at| Instant::now() >= at) {
-            self.open()?;
-        }
+        self.gates.turn(&mut self.ground)?;
         if !self.is_idle() && self.swept.elapsed() >= SWEEP {
             self.datagrams.sweep();
             self.inquiries.sweep();
@@ -126,17 +114,6 @@ impl Stack {
         let full = self.ground.wire.is_full();
         if full != was_full {
             self.ground.watch_link(full);
-        }
-        Ok(())
-    }
-
-    /// Lets in who calls at the published ports; until then the host's kernel has them wait.
-    fn open(&mut self) -> io::Result<()> {
-        self.opens = None;
-        for (place, gate) in (0..).zip(&self.gates) {
-            let token = Token::Listener(place);
-            self.ground
-                .watch(&gate.listener, token, EpollFlags::EPOLLIN)?;
         }
         Ok(())
     }
@@ -157,8 +134,9 @@ impl Stack {
             .filter(|_| !self.ground.wire.is_full());
         let timer = timer.map(|at| at.saturating_duration_since(now));
         let sweep = (!self.is_idle()).then_some(SWEEP);
-        let opens = self.opens.map(|at| at.saturating_duration_since(now));
-        [timer, sweep, opens].into_iter().flatten().min()
+        let gates = self.gates.due();
+        let gates = gates.map(|at| at.saturating_duration_since(now));
+        [timer, sweep, gates].into_iter().flatten().min()
     }
 
     /// Whether nothing here grows old.
@@ -190,7 +168,7 @@ impl Stack {
                 self.flows.ready(place, generation, events, ground);
             }
             Token::Listener(place) => {
-                if let Some(gate) = self.gates.get(place as usize) {
+                if let Some(gate) = self.gates.called(place) {
                     self.flows.accept(&gate.listener, gate.guest, ground);
                 }
             }
@@ -211,8 +189,7 @@ impl Stack {
                 break;
             };
             self.take(frame);
-            // It is there: whoever called already is let in at the end of this turn.
-            self.opens = self.opens.map(|at| at.min(Instant::now()));
+            self.gates.heard();
         }
         self.buffer = buffer;
     }

@@ -8,8 +8,9 @@ mod lookups;
 mod members;
 
 use super::datagrams::Door;
+use super::gates::Gate;
 use super::policy::Policy;
-use super::stack::{Gate, Parts, Stack};
+use super::stack::{Parts, Stack};
 use crate::config::net::{Addresses, Destination, Rule};
 use crate::net::{Frames, MAX_FRAME};
 use nix::errno::Errno;
@@ -467,11 +468,26 @@ fn a_published_port_leads_into_the_guest() {
         guest: guest(80),
     };
     let mut world = World::new(false, &[], vec![gate], Vec::new());
-    let mut client = TcpStream::connect(("127.0.0.1", port)).expect("listens");
-    // A guest that is not there yet would take no notice, and be asked again much later.
     world.silence();
-    world.say(&[0; 60]);
-    let asked = segment(&world.wait());
+    let mut client = TcpStream::connect(("127.0.0.1", port)).expect("listens");
+    // A guest that is not there yet would take no notice of a segment, and hear of it again much
+    // later: it is asked for its address until it answers.
+    let ends = [&OWN.guest_mac.0[..], &OWN.gateway_mac.0].concat();
+    let sender = [&OWN.gateway_mac.0[..], &OWN.gateway4.octets()].concat();
+    let target = [&[0; 6][..], &OWN.guest4.octets()].concat();
+    let question = [&ends[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &sender, &target].concat();
+    assert_eq!(world.wait(), question);
+    assert_eq!(world.wait(), question);
+    let own = [&OWN.guest_mac.0[..], &OWN.guest4.octets()].concat();
+    world.say(&ethernet(
+        [8, 6],
+        &[&[0, 1, 8, 0, 6, 4, 0, 2], &own[..], &sender].concat(),
+    ));
+    let mut first = world.wait();
+    while first == question {
+        first = world.wait();
+    }
+    let asked = segment(&first);
     assert!(asked.syn && !asked.ack && asked.from.ip() == IpAddr::V4(OWN.gateway4));
     let answer = Segment {
         control: TcpControl::Syn,
