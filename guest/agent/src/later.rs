@@ -7,11 +7,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use libc::c_int;
 
-/// Nanoseconds from the start to the search, at least.
+/// Nanoseconds from the start to the search.
 const MOMENT: u64 = 1_000_000_000;
-/// A machine that took long for its start takes long for its command: so many times as long is
-/// a moment for it. Where a kernel is interpreted, a search takes most of a second.
-const TIMES: u64 = 4;
 
 /// What is still to be found.
 pub struct Later {
@@ -20,14 +17,11 @@ pub struct Later {
 }
 
 impl Later {
-    /// None: nothing is. The start began when `sys::uptime` was `began`, and is over now.
-    pub fn of(names: &[String], began: u64) -> Option<Self> {
-        (!names.is_empty()).then(|| {
-            let now = sys::uptime();
-            Self {
-                names: names.into(),
-                due: now.saturating_add(moment(now.saturating_sub(began))),
-            }
+    /// None: nothing is.
+    pub fn of(names: &[String]) -> Option<Self> {
+        (!names.is_empty()).then(|| Self {
+            names: names.into(),
+            due: sys::uptime().saturating_add(MOMENT),
         })
     }
 
@@ -51,11 +45,6 @@ impl Later {
     }
 }
 
-/// How long to wait after a start that took `took` nanoseconds.
-fn moment(took: u64) -> u64 {
-    took.saturating_mul(TIMES).max(MOMENT)
-}
-
 /// Written to this file, a name has the driver look at the device once more, and the write
 /// ends when that is done (Documentation/driver-api/driver-model/binding.rst).
 pub fn find(name: &str) -> sys::Result<()> {
@@ -63,17 +52,4 @@ pub fn find(name: &str) -> sys::Result<()> {
         c"/sys/bus/platform/drivers/virtio-mmio/bind",
         name.as_bytes(),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slow_start_is_a_longer_moment() {
-        assert_eq!(moment(0), MOMENT);
-        assert_eq!(moment(20_000_000), MOMENT);
-        assert_eq!(moment(800_000_000), 3_200_000_000);
-        assert_eq!(moment(u64::MAX), u64::MAX);
-    }
 }

@@ -383,7 +383,6 @@ impl Session {
 
     /// What a machine is before its first process: each step is done, or nothing starts.
     fn become_whom(&mut self, start: &Start) -> Result<(), Failure> {
-        let began = sys::uptime();
         let network = start.network.as_deref();
         if let Some(rebirth) = start.rebirth.as_deref() {
             rebirth::first(rebirth)?;
@@ -404,7 +403,7 @@ impl Session {
         self.who.begins(&start.hostname, network);
         if let Some(rebirth) = start.rebirth.as_deref() {
             rebirth::last(rebirth, &mut self.who)?;
-            self.later = Later::of(&rebirth.later, began);
+            self.later = Later::of(&rebirth.later);
         }
         Ok(())
     }
