@@ -10,11 +10,13 @@ use crate::bench::model::Unit;
 const LINEAR: f64 = 12.0;
 /// Marks that have room beside each other on a telephone.
 const MARKS: f64 = 5.0;
-/// Of a telephone's width: a letter of a mark, and what is left free between two.
-const LETTER: f64 = 0.023;
+/// Of the width that an axis has on a telephone: a letter of a mark, and what is left free between
+/// two.
+const LETTER: f64 = 0.025;
 const FREE: f64 = 0.02;
-/// Marks that have room in a block of a waterfall.
+/// Marks that have room in a block of a waterfall, and a letter of one.
 const FEW: f64 = 3.0;
+const LETTER_OF_FEW: f64 = 0.066;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Axis {
@@ -23,6 +25,8 @@ pub struct Axis {
     powers: bool,
     /// How many marks there is room for.
     room: f64,
+    /// How wide a letter is, of all.
+    letter: f64,
 }
 
 impl Axis {
@@ -38,12 +42,14 @@ impl Axis {
                 high: high * 1.1,
                 powers: true,
                 room: MARKS,
+                letter: LETTER,
             },
             false => Self {
                 low: 0.0,
                 high: high * 1.04,
                 powers: false,
                 room: MARKS,
+                letter: LETTER,
             },
         }
     }
@@ -55,6 +61,7 @@ impl Axis {
             high: if high > 0.0 { high * 1.02 } else { 1.0 },
             powers: false,
             room: FEW,
+            letter: LETTER_OF_FEW,
         }
     }
 
@@ -137,7 +144,7 @@ impl Axis {
         let mut taken = f64::NEG_INFINITY;
         for (value, text) in self.marks(unit) {
             let place = self.place(value);
-            let width = LETTER * text.chars().count() as f64;
+            let width = self.letter * text.chars().count() as f64;
             let (anchor, left) = match place {
                 near if near < 0.04 => ("start", near),
                 far if far > 0.94 => ("end", far - width),
@@ -225,6 +232,14 @@ mod tests {
         assert_eq!(
             page.matches("<line").count(),
             axis.marks(Unit::Nanoseconds).len()
+        );
+        // In a block of a waterfall there is room for less.
+        let mut page = Markup::default();
+        Axis::linear(201.8e6).draw(Unit::Nanoseconds, &mut page);
+        let page = page.into_string();
+        assert!(
+            page.contains(">100 ms<") && !page.contains(">200 ms<"),
+            "{page}"
         );
     }
 

@@ -29,7 +29,7 @@ pub fn draw(analysis: &Analysis<'_>, page: &mut Markup) {
     }
     page.close("div");
     if let Some(line) = unsaid(&told) {
-        page.element("p", "lede", &line);
+        page.open("p", "lede").whole(&line).close("p");
     }
     let is_other = |one: &&Sentence| !one.headline && one.verdict != Verdict::Unknown;
     let others = || told.iter().filter(is_other);
