@@ -412,7 +412,8 @@ pub fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {
     PollFd::new(fd, PollFlags::POLLIN)
 }
 
-fn handle(pid: i32) -> Option<OwnedFd> {
+/// Readable once the process has ended.
+pub fn handle(pid: i32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 

@@ -132,7 +132,9 @@ const MOST_VERSION: usize = 100;
 
 /// The first line of what a program says of itself.
 pub fn ask(program: &Path, words: &[&str]) -> Result<String, Absent> {
+    use crate::bench::supervise;
     use std::io::Read as _;
+    use std::os::fd::AsFd as _;
     use std::os::unix::process::CommandExt as _;
     use std::process::{Command, Stdio};
     let shown = program.display();
@@ -148,16 +150,16 @@ pub fn ask(program: &Path, words: &[&str]) -> Result<String, Absent> {
         said
     });
     let until = std::time::Instant::now() + ASKED;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if std::time::Instant::now() < until => {
-                // Nothing is measured yet.
-                std::thread::sleep(std::time::Duration::from_millis(2));
-            }
-            _ => break None,
+    let handle = i32::try_from(child.id()).ok().and_then(supervise::handle);
+    let mut status = None;
+    while let Some(handle) = &handle {
+        status = child.try_wait().ok().flatten();
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        if status.is_some() || left.is_zero() {
+            break;
         }
-    };
+        let _ = supervise::wait(&mut [supervise::readable(handle.as_fd())], left);
+    }
     if status.is_none() {
         let group = i32::try_from(child.id()).map(nix::unistd::Pid::from_raw);
         let _ = group.map(|group| nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL));

@@ -12,7 +12,7 @@ use crate::bench::{churn, density, timing, work};
 use crate::cli::output::{Printer, visible};
 use crate::sys::tty;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -223,12 +223,11 @@ impl Table {
     /// Those that fit: of more than that, the last.
     fn columns(&self, width: usize) -> Vec<String> {
         let metrics = self.samples.values().flat_map(BTreeMap::keys);
-        let all: BTreeMap<(usize, &str), ()> = metrics
-            .map(|metric| ((place(metric), &**metric), ()))
-            .collect();
+        let all: BTreeSet<(usize, &str)> =
+            metrics.map(|metric| (place(metric), &**metric)).collect();
         let fit = (width.saturating_sub(NAME) / COLUMN).max(1);
         let skipped = all.len().saturating_sub(fit);
-        let shown = all.keys().skip(skipped);
+        let shown = all.iter().skip(skipped);
         shown.map(|(_, metric)| (*metric).to_owned()).collect()
     }
 

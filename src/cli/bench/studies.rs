@@ -183,13 +183,10 @@ fn measure(
             results.waterfalls.extend(found.waterfalls);
         }
         Study::Churn => {
-            // As many rounds as an interval needs, or as the time of a quick run allows.
-            let (rounds, span) = match request.quick {
-                true => (6, Duration::from_millis(60)),
-                false => (5, Duration::from_secs(3)),
-            };
-            let mut churn =
-                Churn::up_to(request.concurrency, request.rounds.unwrap_or(rounds), span);
+            // As many rounds as an interval needs; a quick run may be over before.
+            let rounds = request.rounds.unwrap_or(6);
+            let span = Duration::from_millis(if request.quick { 60 } else { 3000 });
+            let mut churn = Churn::up_to(request.concurrency, rounds, span);
             if request.quick {
                 churn
                     .concurrency
